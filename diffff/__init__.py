@@ -1,0 +1,35 @@
+"""A differentiable engine for molecular force fields: classical terms and Deep Potentials in one parameter tree."""
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from diffff.errors import InputError
+
+if TYPE_CHECKING:
+    from diffff.model import Model
+
+__version__ = "0.1.0.dev0"
+__all__ = ["InputError", "__version__", "load"]
+
+
+def load(path: str | PathLike[str]) -> "Model":
+    """Read a model from a file of DeePMD-kit's formats.
+
+    Numbers are in double precision once `jax.config.update("jax_enable_x64", True)` has been called.
+
+    Args:
+        path: A .dp, .yaml or .yml file.
+
+    Returns:
+        The model: `model.eval(coords, box, types)` works in Å and eV as DeePMD-kit's `DeepPot` does,
+        `model.potential(types)` in nm and kJ/mol as everything else here.
+
+    Raises:
+        InputError: The file is missing or not understood, or the installed JAX computes wrong numbers.
+    """
+    from diffff.jax_version import require_sound_jax
+
+    require_sound_jax()
+    from diffff.model import load
+
+    return load(path)

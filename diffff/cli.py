@@ -1,0 +1,289 @@
+"""The `dff` command. Each command imports what it needs when it runs, so that `dff --help` answers at once."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffff import __version__
+from diffff.errors import InputError
+
+FILE = click.Path(path_type=Path)
+LEVELS = {"0": "ERROR", "1": "WARNING", "2": "INFO", "3": "DEBUG"}  # DeePMD-kit's numbers
+
+logger = logging.getLogger("diffff")
+
+
+class Dff(click.Group):
+    """The group of all commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; print an InputError as a message instead of a traceback."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class StandardError(logging.Handler):
+    """Writes to what is standard error at that moment: a progress bar puts itself in its place while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message; a warning or an error says that it is one."""
+        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        print(f"{prefix}{self.format(record)}", file=sys.stderr, flush=True)
+
+
+def logged(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options --log-level and --log-path, which take effect before it runs."""
+
+    def set_level(ctx: click.Context, option: click.Parameter, level: str) -> None:
+        logger.setLevel(LEVELS.get(level, level))
+
+    def add_file(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(path, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger.addHandler(handler)
+
+    levels = click.Choice([*LEVELS.values(), *LEVELS], case_sensitive=False)
+    command = click.option(
+        "-l", "--log-path", type=FILE, expose_value=False, callback=add_file, help="Write the log to this file as well."
+    )(command)
+    return click.option(
+        "-v",
+        "--log-level",
+        type=levels,
+        metavar="LEVEL",
+        default="INFO",
+        show_default=True,
+        expose_value=False,
+        callback=set_level,
+        help="ERROR, WARNING, INFO or DEBUG, or a number from 0 to 3.",
+    )(command)
+
+
+def start_jax() -> None:
+    """Ready JAX for a command that computes: a sound release, double precision, no chatter of its libraries.
+
+    Raises:
+        InputError: The installed JAX is one of those known to compute wrong numbers.
+    """
+    from diffff.jax_version import require_sound_jax
+
+    require_sound_jax()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA reads it when it is loaded
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+
+def at_most_one(options: dict[str, object]) -> None:
+    """Refuse options that exclude each other."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other; give one of them.")
+
+
+@click.group(cls=Dff, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, "--version", prog_name="diffff")
+def main() -> None:
+    """Differentiable force fields: train, test and convert Deep Potentials."""
+    for handler in [*logger.handlers]:  # of an earlier call in this process
+        logger.removeHandler(handler)
+        handler.close()
+    logger.addHandler(StandardError())
+
+
+@main.command()
+@click.argument("input", type=FILE)
+@click.option("-i", "--init-model", type=FILE, help="Begin with the weights of this checkpoint or model, at step 0.")
+@click.option("-r", "--restart", type=FILE, help="Continue the run of this checkpoint, bit for bit.")
+@click.option("-t", "--finetune", type=FILE, help="As --init-model, with the energy bias of the new data.")
+@click.option(
+    "-o", "--output", type=FILE, default="out.json", show_default=True, help="Where the completed input goes."
+)
+@click.option("--skip-neighbor-stat", is_flag=True, help="Do not count the neighbours in the data first.")
+@logged
+def train(
+    input: Path,
+    init_model: Path | None,
+    restart: Path | None,
+    finetune: Path | None,
+    output: Path,
+    skip_neighbor_stat: bool,
+) -> None:
+    """Train a model.
+
+    INPUT is an input.json (or .yaml) of DeePMD-kit's form.
+    """
+    at_most_one({"--init-model": init_model, "--restart": restart, "--finetune": finetune})
+    start_jax()
+    from diffff.train.loop import train
+
+    train(
+        input,
+        init_model=init_model,
+        restart=restart,
+        finetune=finetune,
+        output=output,
+        skip_neighbor_stat=skip_neighbor_stat,
+    )
+
+
+@main.command()
+@click.option("-m", "--model", type=FILE, default="frozen_model.dp", show_default=True, help="The model file.")
+@click.option(
+    "-s", "--system", type=str, help="The data: directories below this one, or FILE.hdf5#/group.  [default: .]"
+)
+@click.option("-f", "--datafile", type=FILE, help="A file that names one system on each line.")
+@click.option("--train-data", type=FILE, metavar="INPUT", help="Test on the training data of this input.json.")
+@click.option("--valid-data", type=FILE, metavar="INPUT", help="Test on the validation data of this input.json.")
+@click.option("-n", "--numb-test", type=click.IntRange(min=0), default=0, help="Frames of each system; 0 means all.")
+@click.option("-r", "--rand-seed", type=int, help="The seed of --shuffle-test.")
+@click.option("--shuffle-test", is_flag=True, help="Take random frames of each system rather than the first ones.")
+@click.option("-d", "--detail-file", type=FILE, metavar="PREFIX", help="Write PREFIX.e.out, .f.out, .v.out, … .")
+@click.option("-a", "--atomic", is_flag=True, help="Test the atomic energies too.")
+@logged
+def test(
+    model: Path,
+    system: str | None,
+    datafile: Path | None,
+    train_data: Path | None,
+    valid_data: Path | None,
+    numb_test: int,
+    rand_seed: int | None,
+    shuffle_test: bool,
+    detail_file: Path | None,
+    atomic: bool,
+) -> None:
+    """Compare a model with labelled data.
+
+    Reports the mean absolute and root mean square errors of energy, force and virial, for each system and over all.
+    """
+    sources = {"--system": system, "--datafile": datafile, "--train-data": train_data, "--valid-data": valid_data}
+    at_most_one(sources)
+    if not any(sources.values()):
+        system = "."
+    start_jax()
+    from diffff.train.evaluate import test
+
+    test(
+        model,
+        system=system,
+        datafile=datafile,
+        train_data=train_data,
+        valid_data=valid_data,
+        numb_test=numb_test,
+        rand_seed=rand_seed,
+        shuffle_test=shuffle_test,
+        detail_file=detail_file,
+        atomic=atomic,
+    )
+
+
+@main.command()
+@click.option(
+    "-c",
+    "--checkpoint",
+    "--checkpoint-folder",
+    type=FILE,
+    default=".",
+    show_default=True,
+    help="A checkpoint, or the directory of a run.",
+)
+@click.option(
+    "-o", "--output", type=FILE, default="frozen_model.dp", show_default=True, help="The model file to write."
+)
+@logged
+def freeze(checkpoint: Path, output: Path) -> None:
+    """Write a checkpoint as a model file.
+
+    The file is in DeePMD-kit's .dp format, which LAMMPS and other programs load through DeePMD-kit.
+    """
+    start_jax()
+    from diffff.train.checkpoint import freeze
+
+    freeze(checkpoint, output)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=FILE)
+@logged
+def convert(source: Path, target: Path) -> None:
+    """Convert a model file between .dp and .yaml."""
+    from diffff.formats.deepmd import convert
+
+    convert(source, target)
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.argument("attributes", metavar="[ATTRIBUTE]...", nargs=-1)
+@logged
+def show(model: Path, attributes: tuple[str, ...]) -> None:
+    """Print what a model file holds.
+
+    Attributes choose the parts: type-map, descriptor, fitting-net, size, observed-type, serialization-tree.
+    """
+    from diffff.formats.deepmd import show
+
+    click.echo(show(model, attributes))
+
+
+@main.command()
+@click.option("-s", "--system", type=str, default=".", show_default=True, help="Directory that holds the data.")
+@click.option("-r", "--rcut", type=float, required=True, help="Cutoff radius in Å.")
+@click.option("-t", "--type-map", help="Names of the types, in order: -t O H. By default those of the data.")
+@click.argument("more_types", metavar="", nargs=-1)
+@click.option("--mixed-type", is_flag=True, help="Count all types as one (for descriptors of the se_atten family).")
+@logged
+def neighbor_stat(
+    system: str, rcut: float, type_map: str | None, more_types: tuple[str, ...], mixed_type: bool
+) -> None:
+    """Count the neighbours in the data.
+
+    Prints the smallest distance and the largest number of neighbours of each type: what `sel` has to hold.
+    """
+    if more_types and type_map is None:
+        raise click.UsageError(f"Got unexpected extra arguments ({' '.join(more_types)}); type names follow -t.")
+    start_jax()
+    from diffff.train.statistics import neighbor_stat
+
+    types = None if type_map is None else (type_map, *more_types)
+    click.echo(neighbor_stat([system], rcut, types, mixed_type))
+
+
+@main.command()
+@click.argument("inputs", metavar="FILE...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "-o", "--output", type=FILE, help="The picture to write, .png or .svg.  [default: the first FILE with .png]"
+)
+@logged
+def plot(inputs: tuple[Path, ...], output: Path | None) -> None:
+    """Draw learning curves and parity plots.
+
+    FILE is an lcurve.out, a detail file of `dff test -d PREFIX`, or the PREFIX itself; several are overlaid.
+    """
+    from diffff.train.plot import plot
+
+    click.echo(f"wrote {plot(inputs, output)}")
+
+
+@main.command()
+@logged
+def schema() -> None:
+    """Print the JSON Schema of input.json.
+
+    An editor that is given it completes keys and marks mistakes.
+    """
+    from diffff.train.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))

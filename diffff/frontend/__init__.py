@@ -1,0 +1,1 @@
+"""Force fields as users write them: residues, types, parameter rows."""

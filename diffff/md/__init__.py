@@ -1,0 +1,1 @@
+"""Molecular dynamics: here, and as a plugin of other engines."""

@@ -1,0 +1,149 @@
+"""Neighbour lists: integer pairs and image shifts, right for any cell and any cutoff.
+
+A pair ``(i, j, shift)`` stands for the vector ``dr = x[j] - x[i] + shift @ box``. It depends on positions and box only
+through that expression, so a list stays differentiable and valid until atoms have moved by half the skin.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial import KDTree
+
+from diffff import space
+from diffff.pytree import pytree, static
+
+PADDING = 256  # capacities are multiples of this, so that lists of similar length share a compiled program
+
+
+@pytree
+class Neighbors:
+    """Half list of the pairs within a cutoff, sorted by ``i``; unused entries have ``i == j == n_atoms``.
+
+    Attributes:
+        i: shape ``(capacity,)`` int32.
+        j: shape ``(capacity,)`` int32; ``i <= j``, each pair of images once.
+        shift: shape ``(capacity, 3)`` int32, lattice translation of ``j``.
+        cutoff: the list holds all pairs up to this distance, nm.
+    """
+
+    i: jax.Array
+    j: jax.Array
+    shift: jax.Array
+    cutoff: float = static()
+
+    def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Each pair in both directions: centre ``(2 capacity,)``, neighbour ``(2 capacity,)``, shift ``(2 capacity, 3)``."""
+        return (
+            jnp.concatenate([self.i, self.j]),
+            jnp.concatenate([self.j, self.i]),
+            jnp.concatenate([self.shift, -self.shift]),
+        )
+
+
+def capacity_for(n_pairs: int) -> int:
+    """Smallest capacity that holds ``n_pairs``."""
+    return max(1, -(-n_pairs // PADDING)) * PADDING
+
+
+def directed_pairs(
+    positions: np.ndarray, box: np.ndarray | None, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All ordered pairs within the cutoff, images included, on the host.
+
+    Args:
+        positions: shape ``(n_atoms, 3)``, any length unit, not necessarily inside the cell.
+        box: shape ``(3, 3)`` or None, same unit. Any shape and size: images beyond the first are found.
+        cutoff: same unit.
+
+    Returns:
+        ``i (n_pairs,)``, ``j (n_pairs,)``, ``shift (n_pairs, 3)``; int32, sorted by i, then j, then shift.
+    """
+    n_atoms = len(positions)
+    wrapped, cells = (positions, np.zeros((n_atoms, 3), np.int32)) if box is None else space.wrap(positions, box)
+    atoms, shifts, images = _images(wrapped, box, cutoff)
+    tree = KDTree(wrapped)
+    found = tree.sparse_distance_matrix(KDTree(images), cutoff, output_type="ndarray")
+    i, image = found["i"], found["j"]
+    j, shift = atoms[image], shifts[image]
+    other = (i != j) | shift.any(axis=1)
+    i, j, shift = i[other], j[other], shift[other]
+    shift = shift - cells[j] + cells[i]
+    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
+    return i[order].astype(np.int32), j[order].astype(np.int32), shift[order].astype(np.int32)
+
+
+def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atom index, shift and position of each atom and of its images that can be within the cutoff of the cell."""
+    n_atoms = len(wrapped)
+    if box is None:
+        return np.arange(n_atoms), np.zeros((n_atoms, 3), np.int32), wrapped
+    reach = np.ceil(cutoff / space.face_distances(box)).astype(int)
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    fractional = wrapped @ np.linalg.inv(box)
+    margin = cutoff / space.face_distances(box) + 1e-9
+    candidates = fractional[None] + grid[:, None]
+    near = np.all((candidates >= -margin) & (candidates <= 1 + margin), axis=-1)
+    cell, atom = np.nonzero(near)
+    return atom, grid[cell].astype(np.int32), wrapped[atom] + grid[cell] @ box
+
+
+def neighbor_list(
+    positions: np.ndarray, box: np.ndarray | None, cutoff: float, capacity: int | None = None
+) -> Neighbors:
+    """Half list for given positions, built on the host.
+
+    Args:
+        positions: shape ``(n_atoms, 3)``, nm.
+        box: shape ``(3, 3)`` or None, nm.
+        cutoff: nm.
+        capacity: number of entries; by default the smallest multiple of 256 that fits.
+
+    Raises:
+        ValueError: more pairs than ``capacity``.
+    """
+    i, j, shift = directed_pairs(np.asarray(positions), None if box is None else np.asarray(box), cutoff)
+    first = np.argmax(shift != 0, axis=1)
+    leading = np.take_along_axis(shift, first[:, None], axis=1)[:, 0]
+    half = (i < j) | ((i == j) & (leading > 0))
+    i, j, shift = i[half], j[half], shift[half]
+    capacity = capacity_for(len(i)) if capacity is None else capacity
+    if len(i) > capacity:
+        raise ValueError(f"{len(i)} pairs within {cutoff} nm exceed the capacity {capacity}; allocate a larger list")
+    padded = np.full((capacity, 2), len(positions), np.int32)
+    padded[: len(i), 0], padded[: len(i), 1] = i, j
+    padded_shift = np.zeros((capacity, 3), np.int32)
+    padded_shift[: len(i)] = shift
+    return Neighbors(
+        i=jnp.asarray(padded[:, 0]), j=jnp.asarray(padded[:, 1]), shift=jnp.asarray(padded_shift), cutoff=cutoff
+    )
+
+
+def keep_nearest(center: np.ndarray, types: np.ndarray, distance: np.ndarray, sel: tuple[int, ...]) -> np.ndarray:
+    """Which directed pairs fit into the slots: the nearest ``sum(sel)`` of each centre, of these ``sel[t]`` of each type.
+
+    This is DeePMD-kit's order of truncation.
+
+    Args:
+        center: shape ``(n_pairs,)``.
+        types: shape ``(n_pairs,)``, types of the neighbours.
+        distance: shape ``(n_pairs,)``.
+        sel: slots per type.
+
+    Returns:
+        Shape ``(n_pairs,)``, bool; all True when nothing overflows.
+    """
+    keep = _rank_within(center, distance) < sum(sel)
+    kept = np.flatnonzero(keep)
+    group = center[kept].astype(np.int64) * len(sel) + types[kept]
+    keep[kept] = _rank_within(group, distance[kept]) < np.asarray(sel)[types[kept]]
+    return keep
+
+
+def _rank_within(group: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Rank of each value among the members of its group, 0 for the smallest."""
+    order = np.lexsort((value, group))
+    sorted_group = group[order]
+    starts = np.flatnonzero(np.r_[True, sorted_group[1:] != sorted_group[:-1]]) if len(group) else np.zeros(0, int)
+    rank = np.empty(len(group), int)
+    rank[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.r_[starts, len(group)]))
+    return rank

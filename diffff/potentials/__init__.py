@@ -1,0 +1,1 @@
+"""Terms of the energy and their sum: kJ/mol out, nm in."""

@@ -1,0 +1,86 @@
+"""What every energy term offers, and their sum.
+
+    E(params, positions, box, neighbors),   F = -dE/dx,   virial = -dE/d(strain) = sum_i F_i (x) x_i
+
+Units: nm, kJ/mol.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffff.neighbors import Neighbors
+from diffff.pytree import pytree
+
+Params = dict[str, Any]
+
+
+class Term(Protocol):
+    """A contribution to the energy: it knows its atoms and parameter rows, not their numbers."""
+
+    @property
+    def name(self) -> str:
+        """Key of its parameters in the tree."""
+        ...
+
+    @property
+    def cutoff(self) -> float:
+        """Distance up to which it needs neighbours, nm; 0 if none."""
+        ...
+
+    def energy(self, params: Any, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
+        """Energy, kJ/mol, a scalar.
+
+        Args:
+            params: the term's own part of the parameter tree.
+            positions: shape ``(n_atoms, 3)``, nm.
+            box: shape ``(3, 3)`` or None, nm; rows are the lattice vectors.
+            neighbors: pairs up to at least `cutoff`.
+        """
+        ...
+
+
+@pytree
+class Potential:
+    """Sum of terms; ``Potential + Potential`` is a Potential."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff of the terms, nm."""
+        return max((term.cutoff for term in self.terms), default=0.0)
+
+    def energy(self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
+        """Total energy, kJ/mol; arguments as in `Term.energy`, with the whole parameter tree."""
+        return sum((e for e in self.energies(params, positions, box, neighbors).values()), jnp.zeros(()))
+
+    def energies(
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+    ) -> dict[str, jax.Array]:
+        """Energy of each term by name, kJ/mol."""
+        return {t.name: t.energy(params[t.name], positions, box, neighbors) for t in self.terms}
+
+    def __add__(self, other: "Potential") -> "Potential":
+        return Potential(terms=self.terms + other.terms)
+
+
+def energy_and_forces(
+    potential: Potential, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+) -> tuple[jax.Array, jax.Array]:
+    """Energy, kJ/mol, and forces ``(n_atoms, 3)``, kJ/mol/nm."""
+    energy, gradient = jax.value_and_grad(potential.energy, argnums=1)(params, positions, box, neighbors)
+    return energy, -gradient
+
+
+def virial(
+    potential: Potential, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+) -> jax.Array:
+    """Virial ``(3, 3)``, kJ/mol: ``-dE/d(epsilon)`` for ``x -> x (1 + epsilon)``, ``box -> box (1 + epsilon)``."""
+
+    def strained(epsilon: jax.Array) -> jax.Array:
+        deform = jnp.eye(3, dtype=positions.dtype) + epsilon
+        return potential.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
+
+    return -jax.grad(strained)(jnp.zeros((3, 3), positions.dtype))

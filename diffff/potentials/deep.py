@@ -1,0 +1,285 @@
+"""The Deep Potential: descriptor and fitting net as one energy term.
+
+    E = sum_i [ Net_{t_i}(D_i) + bias_{t_i} ],    F = -dE/dx,    virial = sum_i F_i (x) x_i
+
+Inside, lengths are Å and energies eV, as in DeePMD-kit and its files; `DeepPot.energy` converts to nm and kJ/mol.
+Atoms are kept in blocks of one type (the *layout*), so that each fitting net runs on its own atoms only.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+
+from diffff import units
+from diffff.descriptors.env import Pairs
+from diffff.descriptors.radial import SplineBasis
+from diffff.descriptors.se_e2_a import SeE2A
+from diffff.fitting.energy import EnergyFitting
+from diffff.neighbors import Neighbors
+from diffff.pytree import pytree, static
+from diffff.spec import Spec, Variants
+
+Params = dict[str, Any]
+Layout = tuple[int, ...]
+
+_LATER = 'is not in diffff yet; use "se_e2_a", or train this model with DeePMD-kit'
+_DESCRIPTORS = ("se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be", "se_t", "se_a_tpe", "se_a_ebd", "se_a_ebd_v2", "loc_frame",
+                "se_a_mask", "hybrid", "se_atten", "dpa1", "se_atten_v2", "se_e3_tebd", "dpa2", "dpa3", "dpa4", "DPA4", "SeZM", "sezm",
+                "dpa4c", "DPA4C", "se_a_tpe_v2")  # fmt: skip
+_FITTINGS = ("dos", "dipole", "polar", "property", "population", "dpa4_ener", "sezm_ener")
+
+
+class PresetBias(Spec):
+    """Energy biases that the fit to the data must not change."""
+
+    energy: tuple[float | None, ...] = Field(description="eV per type; null: fitted to the data.")
+
+
+class DeepModel(Spec):
+    """The ``model`` section of input.json for ``"type": "standard"``, and the energy it defines.
+
+    Parameter tree: ``{"descriptor": ..., "fitting": ..., "bias": (n_types,)}``, bias in eV.
+    """
+
+    type: Literal["standard"] = Field("standard", description="A descriptor and a fitting net.")
+    type_map: tuple[str, ...] = Field(
+        default=(), description="Names of the types, in order; by default those of the data."
+    )
+    descriptor: Annotated[SeE2A, Variants(refused={n: f'descriptor "{n}" {_LATER}' for n in _DESCRIPTORS})] = Field(
+        description="Turns the surroundings of an atom into features."
+    )
+    fitting_net: Annotated[
+        EnergyFitting,
+        Variants(default="ener", refused={n: f'fitting net "{n}" is not in diffff yet; use "ener"' for n in _FITTINGS}),
+    ] = Field(EnergyFitting(), description="Turns the features into an energy.")
+    data_stat_nbatch: int = Field(10, gt=0, description="Batches per system for the statistics.")
+    data_stat_protect: float = Field(1e-2, gt=0, description="Smallest standard deviation of fparam and aparam.")
+    data_bias_nsample: int = Field(10, gt=0, description="Batches per system for a change of the energy bias.")
+    pair_exclude_types: tuple[tuple[int, int], ...] = Field((), description="Pairs of types that are no neighbours.")
+    atom_exclude_types: tuple[int, ...] = Field((), description="Types that contribute no energy.")
+    preset_out_bias: PresetBias | None = Field(None, description="Energy biases that are not fitted.")
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "model_dict": "multi-task training is not in diffff; give one model",
+        "shared_dict": "multi-task training is not in diffff; write the shared section out in the model",
+    }
+    refused_unless: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "type_embedding": (None, "a type embedding is not used by se_e2_a in diffff; remove the section"),
+        "use_srtab": (None, "a short-range pair table is not in diffff yet; remove the key"),
+        "modifier": (None, "the dipole-charge modifier (DPLR) is not in diffff yet; remove the section"),
+        "spin": (None, "spin models are not in diffff; remove the section"),
+        "compress": (None, "diffff needs no compression: the spline path is as fast; remove the section"),
+        "finetune_head": (None, "multi-task heads are not in diffff; remove the key"),
+        "model_branch_alias": ([], "multi-task heads are not in diffff; remove the key"),
+        "info": ({}, "metadata are not kept with the model in diffff; remove the key"),
+        "bridging_method": ("None", "short-range bridging is not in diffff; remove the key"),
+        "srtab_add_bias": (True, "a short-range pair table is not in diffff yet; remove the key"),
+        "smin_alpha": (None, "a short-range pair table is not in diffff yet; remove the key"),
+        "sw_rmin": (None, "a short-range pair table is not in diffff yet; remove the key"),
+        "sw_rmax": (None, "a short-range pair table is not in diffff yet; remove the key"),
+    }
+
+    moot: ClassVar[frozenset[str]] = frozenset({"bridging_r_inner", "bridging_r_outer"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DeepModel":
+        n = len(self.type_map)
+        if len(set(self.type_map)) < n:
+            raise ValueError("type_map names a type twice")
+        sel = self.descriptor.sel
+        if n and not isinstance(sel, str) and len(sel) != n:
+            raise ValueError(f"descriptor.sel has {len(sel)} entries, type_map {n} types; give one number per type")
+        numbers = [t for pair in (*self.pair_exclude_types, *self.descriptor.exclude_types) for t in pair]
+        wrong = [t for t in (*numbers, *self.atom_exclude_types) if t < 0 or (n and t >= n)]
+        if wrong:
+            raise ValueError(f"excluded type {wrong[0]} does not exist; types are 0 to {n - 1}")
+        return self
+
+    # ------------------------------------------------------------------ parameters
+    def init(self, seed: int = 0) -> Params:
+        """Random networks from the seeds of the sections, or from ``seed`` where these have none."""
+        descriptor_seed = seed if self.descriptor.seed is None else self.descriptor.seed
+        fitting_seed = seed if self.fitting_net.seed is None else self.fitting_net.seed
+        key_d = jax.random.fold_in(jax.random.key(descriptor_seed), 0)
+        key_f = jax.random.fold_in(jax.random.key(fitting_seed), 1)
+        return {
+            "descriptor": self.descriptor.init(key_d, self.type_map),
+            "fitting": self.fitting_net.init(key_f, self.descriptor.n_features, self.type_map),
+            "bias": jnp.zeros(len(self.type_map), jnp.float64),
+        }
+
+    # ------------------------------------------------------------------ neighbours
+    def pairs(self, center: jax.Array, neighbor: jax.Array, dr: jax.Array, atom_types: jax.Array | np.ndarray) -> Pairs:
+        """Directed pairs as the descriptor wants them; pairs of ``pair_exclude_types`` are taken out.
+
+        Args:
+            center: shape ``(n_pairs,)``; unused entries hold ``n_atoms``.
+            neighbor: shape ``(n_pairs,)``.
+            dr: shape ``(n_pairs, 3)``, Å.
+            atom_types: shape ``(n_atoms,)``.
+        """
+        n_atoms, n_types = len(atom_types), len(self.type_map)
+        types = jnp.asarray(atom_types)
+        neighbor_types = types[jnp.minimum(neighbor, n_atoms - 1)]
+        if self.pair_exclude_types:
+            table = np.zeros((n_types, n_types), bool)
+            for a, b in self.pair_exclude_types:
+                table[a, b] = table[b, a] = True
+            gone = jnp.asarray(table)[types[jnp.minimum(center, n_atoms - 1)], neighbor_types]
+            center = jnp.where(gone, n_atoms, center)
+        far = jnp.asarray([2.0 * self.descriptor.rcut, 0.0, 0.0], dr.dtype)
+        return Pairs(center=center, types=neighbor_types, dr=jnp.where((center < n_atoms)[:, None], dr, far))
+
+    # ------------------------------------------------------------------ energy
+    def atomic_energies(
+        self,
+        params: Params,
+        pairs: Pairs,
+        layout: Layout,
+        basis: SplineBasis | None,
+        *,
+        fparam: jax.Array | None = None,
+        aparam: jax.Array | None = None,
+    ) -> jax.Array:
+        """Energy of each atom, eV, shape ``(n_atoms,)``, float64.
+
+        Args:
+            params: parameter tree.
+            pairs: directed pairs, Å; indices of atoms in blocks of one type.
+            layout: number of atoms of each type; static.
+            basis: spline functions, or None for the direct path.
+            fparam: shape ``(numb_fparam,)``.
+            aparam: shape ``(n_atoms, numb_aparam)``.
+        """
+        n_types, atom_types = len(layout), np.repeat(np.arange(len(layout)), layout)
+        moments = None if basis is None else self.descriptor.moments(pairs, atom_types, n_types, basis)
+        bounds = np.concatenate([[0], np.cumsum(layout)])
+        energies = []
+        for t in range(n_types):
+            block = slice(int(bounds[t]), int(bounds[t + 1]))
+            if layout[t] == 0:
+                continue
+            if t in self.atom_exclude_types:
+                energies.append(jnp.zeros(layout[t], params["bias"].dtype))
+                continue
+            if basis is None or moments is None:
+                features = self.descriptor.features_direct(
+                    params["descriptor"], pairs, block, t, len(atom_types), self.type_map
+                )
+            else:
+                mine = jax.tree.map(lambda x, block=block: x[block], moments)
+                features = self.descriptor.features_from_moments(params["descriptor"], mine, t, self.type_map, basis)
+            energy = self.fitting_net.apply(
+                params["fitting"], features, t, self.type_map, fparam, None if aparam is None else aparam[block]
+            )
+            energies.append(energy.astype(params["bias"].dtype) + params["bias"][t])
+        return jnp.concatenate(energies)
+
+    def predict(
+        self,
+        params: Params,
+        center: jax.Array,
+        neighbor: jax.Array,
+        dr: jax.Array,
+        layout: Layout,
+        basis: SplineBasis | None,
+        *,
+        real: jax.Array | None = None,
+        fparam: jax.Array | None = None,
+        aparam: jax.Array | None = None,
+        atomic_virial: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Energy and its derivatives for one frame.
+
+        With ``g = dE/d(dr)`` of each directed pair, ``F_center += g``, ``F_neighbor -= g``, ``virial = -sum g (x) dr``.
+
+        Args:
+            params: parameter tree.
+            center: shape ``(n_pairs,)``, atoms in blocks by type; unused entries hold ``n_atoms``.
+            neighbor: shape ``(n_pairs,)``.
+            dr: shape ``(n_pairs, 3)``, Å.
+            layout: number of atoms of each type; static.
+            basis: spline functions, or None for the direct path.
+            real: shape ``(n_atoms,)``, False for slots without an atom; None: all are atoms.
+            fparam: shape ``(numb_fparam,)``.
+            aparam: shape ``(n_atoms, numb_aparam)``.
+            atomic_virial: whether to return it.
+
+        Returns:
+            ``energy ()``, ``atom_ener (n_atoms,)``, ``force (n_atoms, 3)``, ``virial (3, 3)``, ``atom_virial
+            (n_atoms, 3, 3)``; eV, eV/Å. The virial of a pair is counted with its neighbour, as in DeePMD-kit.
+        """
+        n_atoms = sum(layout)
+        atom_types = np.repeat(np.arange(len(layout)), layout)
+
+        def total(dr: jax.Array) -> tuple[jax.Array, jax.Array]:
+            pairs = self.pairs(center, neighbor, dr, atom_types)
+            e = self.atomic_energies(params, pairs, layout, basis, fparam=fparam, aparam=aparam)
+            e = e if real is None else jnp.where(real, e, 0.0)
+            return jnp.sum(e), e
+
+        (energy, atom_ener), g = jax.value_and_grad(total, has_aux=True)(dr)
+        force = jnp.zeros((n_atoms, 3), g.dtype).at[center].add(g, mode="drop").at[neighbor].add(-g, mode="drop")
+        out = {"energy": energy, "atom_ener": atom_ener, "force": force, "virial": -jnp.einsum("pa,pb->ab", g, dr)}
+        if atomic_virial:
+            per_pair = -g[:, :, None] * dr[:, None, :]
+            out["atom_virial"] = jnp.zeros((n_atoms, 3, 3), g.dtype).at[neighbor].add(per_pair, mode="drop")
+        return out
+
+
+@pytree
+class DeepPot:
+    """A Deep Potential bound to the atoms of one system.
+
+    Attributes:
+        order: shape ``(n_atoms,)``, atoms sorted by type.
+        slot: shape ``(n_atoms,)``, the inverse: place of each atom in that order.
+        model: hyper-parameters.
+        layout: number of atoms of each type.
+        basis: spline functions; None for the direct path.
+        name: key of its parameters.
+    """
+
+    order: jax.Array
+    slot: jax.Array
+    model: DeepModel = static()
+    layout: Layout = static()
+    basis: SplineBasis | None = static()
+    name: str = static(default="DeepPot")
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff, nm."""
+        return self.model.descriptor.rcut * units.NM_PER_ANGSTROM
+
+    def energy(self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
+        """Energy, kJ/mol; see `potentials.base.Term`."""
+        return jnp.sum(self.atomic_energies(params, positions, box, neighbors))
+
+    def atomic_energies(
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+    ) -> jax.Array:
+        """Energy of each atom, kJ/mol, shape ``(n_atoms,)``."""
+        n_atoms = len(positions)
+        i, j, shift = neighbors.directed()
+        dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
+        if box is not None:
+            dr = dr + shift.astype(positions.dtype) @ box
+        slot = jnp.append(self.slot, n_atoms)
+        atom_types = np.repeat(np.arange(len(self.layout)), self.layout)
+        pairs = self.model.pairs(slot[i], slot[j], dr * units.ANGSTROM_PER_NM, atom_types)
+        energies = self.model.atomic_energies(params, pairs, self.layout, self.basis)
+        return energies[self.slot] * units.KJ_PER_MOL_PER_EV
+
+
+def bind(model: DeepModel, types: np.ndarray, basis: SplineBasis | None) -> DeepPot:
+    """The term for atoms of the given types, shape ``(n_atoms,)``."""
+    order = np.argsort(types, kind="stable")
+    layout = tuple(int(n) for n in np.bincount(types, minlength=len(model.type_map)))
+    return DeepPot(
+        order=jnp.asarray(order), slot=jnp.asarray(np.argsort(order)), model=model, layout=layout, basis=basis
+    )

@@ -1,0 +1,1 @@
+"""Training: from input.json and labelled frames to a checkpoint."""

@@ -1,0 +1,321 @@
+"""The input of a training, input.json or .yaml in DeePMD-kit's form: its sections, and reading it from a file.
+
+Every key of DeePMD-kit's schema is a field here, another spelling of one, or refused with a sentence. Keys that begin
+with "_" are comments. Old inputs are brought into today's form on reading.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from diffff import spec
+from diffff.errors import InputError, InputErrors
+from diffff.potentials.deep import DeepModel
+from diffff.spec import Spec, Variants
+from diffff.train.config_data import TrainingData, ValidationData
+from diffff.train.config_file import load
+from diffff.train.legacy import upgrade
+from diffff.train.loss import EnergyLoss
+from diffff.train.optim import Adam, Optimizer
+from diffff.train.schedule import LearningRate
+
+logger = logging.getLogger(__name__)
+
+FileName = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+_ONE_MODEL = "multi-task training is not available; train one model per input file"
+_PROFILE = "is not available here; JAX's own profiler (jax.profiler.trace) measures a run from outside"
+_TENSORBOARD = "TensorBoard files are not written; draw the learning curve with `dff plot lcurve.out`"
+_PRECISION = 'arithmetic is done in the "precision" of each net ("float32" or "float64"); set it there, remove this key'
+
+
+class Training(Spec):
+    """The section `training`: data, length of the run, what it prints and what it keeps."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("stop_batch", "num_step", "num_steps", "numb_step"), "numb_steps"),
+        **dict.fromkeys(("num_epochs", "num_epoch", "numb_epochs"), "numb_epoch"),
+    }
+    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("data_dict", "model_prob", "num_epoch_dict"), _ONE_MODEL)
+    refused_unless: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "ema_ckpt_keep": (None, "averaged weights are part of each checkpoint; max_ckpt_keep says how many are kept"),
+        "mixed_precision": (None, _PRECISION),
+        "enable_tf32": (False, _PRECISION),
+        "profiling": (False, f"profiling {_PROFILE}"),
+        "enable_profiler": (False, f"the profiler {_PROFILE}"),
+        "tensorboard": (False, _TENSORBOARD),
+        "zero_stage": (0, "the state of the optimiser is not split over devices; remove the key"),
+        "neighbor_graph_method": ("auto", "there is one neighbour list, exact on every device; remove the key"),
+    }
+    moot: ClassVar[frozenset[str]] = frozenset(
+        {"profiling_file", "tensorboard_log_dir", "tensorboard_freq", "enable_compile"}  # the step is always compiled
+    )
+
+    training_data: TrainingData
+    "The data that the model learns from."
+    validation_data: ValidationData | None = None
+    "The data that it is compared with during the run."
+    numb_steps: PositiveInt | None = None
+    "Number of steps, one batch each."
+    numb_epoch: PositiveFloat | None = None
+    "Number of passes over the data, instead of numb_steps; it may be fractional."
+    seed: int | None = None
+    "Seed of the order of the data."
+    stat_file: FileName | None = None
+    "File that keeps the statistics of the data for later runs."
+    stat_file_mode: Literal["update", "read"] = "update"
+    '"update" adds to stat_file what it lacks; "read" needs it complete and never writes.'
+
+    disp_file: FileName = "lcurve.out"
+    "File of the learning curve."
+    disp_freq: PositiveInt = 1000
+    "Steps between the lines of the learning curve."
+    disp_avg: bool = False
+    "The training errors in it are means over the steps since the last line, not those of one batch."
+    disp_training: bool = True
+    "Prints the progress of the run."
+    time_training: bool = True
+    "Prints the time it takes."
+
+    save_ckpt: FileName = "model.ckpt"
+    "Path of the checkpoints, without step and suffix."
+    save_freq: PositiveInt = 1000
+    "Number of steps between checkpoints."
+    save_dir: FileName | None = None
+    "Directory of the checkpoints; by default the current one."
+    max_ckpt_keep: PositiveInt = 5
+    "Number of the latest checkpoints that stay."
+    ckpt_keep_ratio: Fraction | None = None
+    "The part of all checkpoints of the run that stays, instead of max_ckpt_keep."
+
+    gradient_max_norm: NonNegativeFloat | None = None
+    "Largest length of the gradient; a longer one is shortened to it. 0: no limit."
+    acc_freq: PositiveInt = 1
+    "Number of batches whose gradients make one update of the weights."
+    enable_ema: bool = False
+    "Keeps an exponential moving average of the weights as well."
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    "The part of the moving average that stays at each step."
+    enable_swa: bool = False
+    "Keeps the plain mean of the weights of the last part of the run as well."
+    swa_start: NonNegativeFloat = 0.75
+    "First step whose weights enter the mean; below 1 as a part of numb_steps."
+    swa_freq: PositiveInt = 1
+    "Number of steps between the weights that enter the mean."
+    change_bias_after_training: bool = False
+    "Fits the energy bias to the data once more at the end."
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.numb_steps is None and self.numb_epoch is None:
+            raise ValueError("say how long to train: give numb_steps (or numb_epoch)")
+        if self.numb_steps is not None and self.numb_epoch is not None:
+            raise ValueError("numb_steps and numb_epoch both say how long to train; keep one of them")
+        if self.stat_file_mode == "read" and self.stat_file is None:
+            raise ValueError('stat_file_mode "read" needs stat_file, the file to read')
+        return self
+
+    def checkpoints_kept(self, numb_steps: int) -> int:
+        """How many of the latest checkpoints stay in a run of so many steps."""
+        if self.ckpt_keep_ratio is None:
+            return self.max_ckpt_keep
+        return math.ceil(self.ckpt_keep_ratio * math.ceil(numb_steps / self.save_freq))
+
+    def first_swa_step(self, numb_steps: int) -> int:
+        """The first step whose weights the plain mean takes in."""
+        return int(self.swa_start * numb_steps if self.swa_start < 1 else self.swa_start)
+
+
+Metric = Annotated[
+    Literal["E:MAE", "E:RMSE", "F:MAE", "F:RMSE", "S:MAE", "S:RMSE", "V:MAE", "V:RMSE"],
+    BeforeValidator(lambda metric: metric.strip().upper() if isinstance(metric, str) else metric),
+]
+
+
+class Validating(Spec):
+    """The section `validating`: now and then the errors of the whole validation data, and the best model so far."""
+
+    refused_unless: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "tf32_infer": (False, _PRECISION),
+        "amp_infer": (False, _PRECISION),
+    }
+    moot: ClassVar[frozenset[str]] = frozenset({"compiled_infer"})  # it is always compiled
+
+    full_validation: bool = False
+    "Computes the errors over all validation data now and then."
+    ema_full_validation: bool = False
+    "The same with the moving average of the weights; needs training.enable_ema."
+    validation_freq: PositiveInt = 5000
+    "Number of steps between full validations."
+    full_val_start: NonNegativeFloat = 0.5
+    "The step of the first one; below 1 as a part of numb_steps, exactly 1: never."
+    full_val_file: FileName = "val.log"
+    "File of these errors."
+    validation_metric: Metric = "E:MAE"
+    "The error that ranks models: E and V per atom, F per component, S: virial over volume."
+    save_best: bool = True
+    "Keeps the best models."
+    save_best_dir: FileName | None = None
+    "Directory of the best models; by default that of the checkpoints."
+    max_best_ckpt: PositiveInt = 1
+    "Number of best models that stay."
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any full validation is asked for."""
+        return (self.full_validation or self.ema_full_validation) and self.full_val_start != 1
+
+    def first_step(self, numb_steps: int) -> int | None:
+        """The step from which on full validation is done in a run of so many steps; None: never."""
+        if not self.is_on:
+            return None
+        return int(self.full_val_start * numb_steps if self.full_val_start < 1 else self.full_val_start)
+
+
+class Input(Spec):
+    """A whole input file."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("loss_dict", "learning_rate_dict"), _ONE_MODEL),
+        "nvnmd": "training for NVNMD hardware is not available; remove the section to train an ordinary model",
+    }
+
+    model: Annotated[
+        DeepModel,
+        Variants(
+            default="standard",
+            refused={
+                "frozen": 'give a "standard" model, and start it from a file with `dff train --init-model model.dp`',
+                "pairtab": 'a table of pair energies cannot be trained; give a "standard" model',
+                "pairwise_dprc": 'QM/MM corrections are not available; give a "standard" model',
+                "linear_ener": 'sums of models are not available here; give one "standard" model',
+                **dict.fromkeys(("dpa4", "DPA4", "SeZM", "sezm"), 'this network is not available; give "standard"'),
+            },
+        ),
+    ]
+    "Types, descriptor and fitting net."
+    learning_rate: LearningRate
+    "The learning rate as a function of the step."
+    optimizer: Optimizer = Adam()
+    "The optimiser."
+    loss: Annotated[
+        EnergyLoss,
+        Variants(
+            default="ener",
+            refused=dict.fromkeys(
+                ("ener_spin", "dens", "dos", "population", "property", "tensor"),
+                'only energies, forces and virials are trained so far; "ener" is their loss',
+            ),
+        ),
+    ] = EnergyLoss()
+    "What is minimised."
+    training: Training
+    "Data, length of the run, output."
+    validating: Validating = Validating()
+    "Full validation."
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        validating, training = self.validating, self.training
+        if not validating.is_on:
+            return self
+        if training.validation_data is None:
+            raise ValueError("validating needs data: give training.validation_data, or set full_validation to false")
+        if validating.ema_full_validation and not training.enable_ema:
+            raise ValueError("validating.ema_full_validation needs training.enable_ema")
+        term = validating.validation_metric[0].lower().replace("s", "v")
+        if term not in self.loss.terms:
+            raise ValueError(
+                f"validating.validation_metric {validating.validation_metric} ranks models by an error that is not "
+                f"trained; give loss.start_pref_{term} and limit_pref_{term}, or choose another metric"
+            )
+        return self
+
+
+def read_input(path: str | Path) -> Input:
+    """Reads a .json or .yaml input, upgrades it if it is old, checks it, and finds its systems.
+
+    Raises:
+        InputError: The file is missing or malformed, or some keys are wrong; all of them are listed.
+    """
+    path = Path(path)
+    data = load(path)
+    if isinstance(data, dict):
+        data, changes = upgrade(data)
+        for change in changes:
+            logger.info("%s: old input: %s", path, change)
+    return _with_found_systems(spec.validate(Input, data, where=str(path)), path)
+
+
+def resolve(name: str, folder: Path) -> str | None:
+    """Finds a data system by the name it has in an input file.
+
+    Args:
+        name: A directory, or file.hdf5#/group; relative to the current directory, as in DeePMD-kit, or, where there
+            is no such thing, to the folder of the input file. Where both exist the current directory wins.
+        folder: The folder of the input file.
+
+    Returns:
+        The name, as it is found from the current directory; None if it is in neither place.
+    """
+    file, mark, group = name.partition("#")
+    for candidate in (Path(file), folder / file):
+        if candidate.exists():
+            return f"{candidate}{mark}{group}" if candidate != Path(file) else name
+    return None
+
+
+def _with_found_systems(given: Input, path: Path) -> Input:
+    """The input with every system named as it is found from the current directory."""
+    problems: list[InputError] = []
+
+    def found(name: str, where: str) -> str:
+        place = resolve(name, path.parent)
+        if place is None:
+            looked = " and ".join(dict.fromkeys(str(folder.absolute()) for folder in (Path(), path.parent)))
+            problems.append(InputError(f'{path}: {where}: no file or directory "{name}"; looked in {looked}'))
+        return place or name
+
+    sections: dict[str, Any] = {}
+    for key in ("training_data", "validation_data"):
+        data = getattr(given.training, key)
+        if data is None:
+            continue
+        where = f"$.training.{key}.systems"
+        if isinstance(data.systems, str):
+            systems: Any = found(data.systems, where)
+        else:
+            systems = tuple(found(name, f"{where}[{i}]") for i, name in enumerate(data.systems))
+        sections[key] = data.model_copy(update={"systems": systems})
+    if problems:
+        raise InputErrors(problems)
+    return given.model_copy(update={"training": given.training.model_copy(update=sections)})
+
+
+def write_completed(given: Input, path: str | Path) -> None:
+    """Writes the input with all defaults to a JSON file, whole or not at all.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    text = json.dumps(spec.completed(given), indent=2, ensure_ascii=False)
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of input.json, from which editors complete and check."""
+    return spec.json_schema(Input)

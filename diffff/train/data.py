@@ -1,0 +1,248 @@
+"""Labelled frames: a system in DeePMD's npy or HDF5 layout becomes arrays sorted by the model's types."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffff.errors import InputError
+from diffff.train.data_checks import check_counts, check_distances, right_handed
+from diffff.train.data_files import Folder, find_systems, read_frames
+from diffff.train.slots import Slots, read_elements, read_slots, read_types
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """All frames of one directory or HDF5 group, the atoms sorted by model type.
+
+    In a system of type `mixed_type` every frame has its own elements. Its slots are laid out in one block per type,
+    as long as the most atoms of that type in any frame; the slots a frame does not need are empty (`real` is False,
+    positions and labels are zero).
+
+    Attributes:
+        name: The path.
+        types: Model type of each slot, ascending, shape (n_atoms,).
+        layout: Number of slots of each model type.
+        real: False where a slot is empty, shape (n_frames, n_atoms), or None when every slot holds an atom.
+        order: Index in the files of the atom in each slot, shape (n_atoms,); for `mixed_type`
+            shape (n_frames, n_atoms) with -1 for an empty slot.
+        n_atoms_file: Atoms per frame in the files, virtual ones included.
+        positions: Å, shape (n_frames, n_atoms, 3).
+        boxes: Rows are the lattice vectors, right-handed, Å, shape (n_frames, 3, 3), or None without periodicity.
+        labels: What the files hold of
+            `energy` eV (n_frames,), `force` eV/Å (n_frames, n_atoms, 3), `virial` eV (n_frames, 3, 3),
+            `atom_ener` eV, `atom_pref` and `atom_ener_coeff` (n_frames, n_atoms),
+            `drdq` (n_frames, n_atoms, 3, numb_generalized_coord),
+            `fparam` (n_frames, numb_fparam), `aparam` (n_frames, n_atoms, numb_aparam) and
+            `numb_copy` (n_frames,), how often an epoch uses each frame.
+        set_sizes: Frames in each `set.*`; the frames are numbered through all sets.
+    """
+
+    name: str
+    types: Ints
+    layout: tuple[int, ...]
+    real: NDArray[np.bool_] | None
+    order: Ints
+    n_atoms_file: int
+    positions: Array
+    boxes: Array | None
+    labels: dict[str, Array]
+    set_sizes: tuple[int, ...]
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames, over all sets."""
+        return len(self.positions)
+
+    def in_file_order(self, values: NDArray, frames: slice | Ints = slice(None)) -> NDArray:
+        """Put values per slot back into the order of the files; virtual atoms get zero.
+
+        Args:
+            values: Shape (n, n_atoms, ...).
+            frames: The n frames the values belong to.
+        """
+        out = np.zeros((len(values), self.n_atoms_file, *values.shape[2:]), values.dtype)
+        if self.real is None:
+            out[:, self.order] = values
+        else:
+            frame, slot = np.nonzero(self.real[frames])
+            out[frame, self.order[frames][frame, slot]] = values[frame, slot]
+        return out
+
+
+@dataclass(frozen=True)
+class _Field:
+    """Shape of one frame's entry, or of one atom's if `per_atom`."""
+
+    shape: tuple[int, ...] = ()
+    per_atom: bool = False
+
+
+LABELS = {
+    "energy": _Field(),
+    "force": _Field((3,), per_atom=True),
+    "virial": _Field((3, 3)),
+    "atom_ener": _Field(per_atom=True),
+    "atom_pref": _Field(per_atom=True),
+    "atom_ener_coeff": _Field(per_atom=True),
+    "numb_copy": _Field(),
+}
+
+
+def read_systems(
+    paths: str | Sequence[str],
+    type_map: Sequence[str],
+    *,
+    rglob_patterns: Sequence[str] | None = None,
+    labels: Collection[str] = tuple(LABELS),
+    numb_fparam: int = 0,
+    default_fparam: Sequence[float] | None = None,
+    numb_aparam: int = 0,
+    numb_generalized_coord: int = 0,
+) -> list[System]:
+    """Read every system at or below some paths.
+
+    Args:
+        paths: Directories, `file.hdf5` or `file.hdf5#/group`; see `find_systems`.
+        type_map: Element of each model type. Types are matched by element name through `type_map.raw`;
+            without that file, the numbers in `type.raw` are model types already.
+        rglob_patterns: Take only the directories that match one of these.
+        labels: The labels to read where the files have them, of `LABELS`.
+        numb_fparam: Frame parameters of the model; the files must have them, unless there is a default.
+        default_fparam: Frame parameters of frames without any.
+        numb_aparam: Atomic parameters of the model; the files must have them.
+        numb_generalized_coord: Generalised coordinates of the loss; with any, `drdq` is a label too.
+
+    Raises:
+        InputError: A file is missing, unreadable, of the wrong shape or without physical sense.
+    """
+    fields = {name: LABELS[name] for name in labels}
+    if numb_fparam:
+        fields["fparam"] = _Field((numb_fparam,))
+    if numb_aparam:
+        fields["aparam"] = _Field((numb_aparam,), per_atom=True)
+    if numb_generalized_coord:
+        fields["drdq"] = _Field((3, numb_generalized_coord), per_atom=True)
+    if default_fparam is not None and len(default_fparam) != numb_fparam:
+        raise InputError(f"default_fparam: has {len(default_fparam)} values, but numb_fparam is {numb_fparam}.")
+    return [_read_system(folder, type_map, fields, default_fparam) for folder in find_systems(paths, rglob_patterns)]
+
+
+def data_type_map(paths: str | Sequence[str], rglob_patterns: Sequence[str] | None = None) -> list[str]:
+    """Collect the elements that the data name, in the order of their first appearance: a type map for the model.
+
+    Raises:
+        InputError: A system has no `type_map.raw`, so that its types have no names.
+    """
+    elements: dict[str, None] = {}
+    for folder in find_systems(paths, rglob_patterns):
+        if "type_map.raw" not in folder:
+            raise InputError(f"{folder.name}: has no type_map.raw. Add it, or set type_map in the model section.")
+        elements.update(dict.fromkeys(read_elements(folder)))
+    return list(elements)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One set, and the place of its frames in the system."""
+
+    folder: Folder
+    frames: slice
+
+    @property
+    def n_frames(self) -> int:
+        return self.frames.stop - self.frames.start
+
+
+def _read_system(
+    folder: Folder, type_map: Sequence[str], fields: Mapping[str, _Field], default_fparam: Sequence[float] | None
+) -> System:
+    sets = folder.sets()
+    if not sets:
+        raise InputError(f"{folder.name}: has no set.* directory, such as set.000, that holds coord.npy and labels.")
+    types = read_types(folder)
+    coords = [read_frames(part, "coord.npy", (len(types), 3), per_atom=True) for part in sets]
+    sizes = [len(coord) for coord in coords]
+    slots = read_slots(folder, sets, types, sizes, type_map)
+    stops = np.cumsum(sizes).tolist()
+    parts = [_Part(part, slice(stop - size, stop)) for part, size, stop in zip(sets, sizes, stops, strict=True)]
+    boxes = None if "nopbc" in folder else [_read_box(part) for part in parts]
+    for i, part in enumerate(parts):
+        in_file = None if slots.in_file is None else slots.in_file[part.frames]
+        check_distances(coords[i], None if boxes is None else boxes[i], in_file, f"{part.folder.name}/coord.npy")
+    return System(
+        name=folder.name,
+        types=slots.types,
+        layout=slots.layout,
+        real=slots.real,
+        order=slots.order,
+        n_atoms_file=len(types),
+        positions=_join([slots.fill(coord, part.frames) for coord, part in zip(coords, parts, strict=True)]),
+        boxes=None if boxes is None else _join(boxes),
+        labels=_read_labels(parts, fields, slots, default_fparam),
+        set_sizes=tuple(sizes),
+    )
+
+
+def _read_box(part: _Part) -> Array:
+    where = f"{part.folder.name}/box.npy"
+    if "box.npy" not in part.folder:
+        raise InputError(
+            f"{where}: the file is missing. Add it, or, if the system is not periodic, "
+            "put an empty file named nopbc beside type.raw."
+        )
+    return right_handed(read_frames(part.folder, "box.npy", (3, 3), n_frames=part.n_frames), where)
+
+
+def _read_labels(
+    parts: Sequence[_Part], fields: Mapping[str, _Field], slots: Slots, default_fparam: Sequence[float] | None
+) -> dict[str, Array]:
+    labels = {}
+    for name, field in fields.items():
+        values = _read_label(parts, name, field, slots)
+        if values is None and name == "fparam" and default_fparam is not None:
+            values = np.tile(np.asarray(default_fparam, dtype=np.float64), (parts[-1].frames.stop, 1))
+        if values is not None:
+            labels[name] = values
+        elif name in ("fparam", "aparam"):
+            raise InputError(
+                f"{parts[0].folder.name}/{name}.npy: the file is missing, but the model has numb_{name} > 0."
+            )
+    return labels
+
+
+def _read_label(parts: Sequence[_Part], name: str, field: _Field, slots: Slots) -> Array | None:
+    files = [_label_file(part.folder, name) for part in parts]
+    if not any(files):
+        return None
+    values = []
+    for part, file in zip(parts, files, strict=True):
+        if file is None:
+            raise InputError(
+                f"{part.folder.name}/{name}.npy: missing, but another set has it. All sets need the same labels."
+            )
+        shape = (slots.n_atoms_file, *field.shape) if field.per_atom else field.shape
+        value = read_frames(part.folder, file, shape, n_frames=part.n_frames, per_atom=field.per_atom)
+        if name == "numb_copy":
+            check_counts(value, f"{part.folder.name}/{file}")
+        values.append(slots.fill(value, part.frames) if field.per_atom else value)
+    return _join(values)
+
+
+def _label_file(folder: Folder, name: str) -> str | None:
+    """The file of a label in a set: `atom_x.npy` may also be called `atomic_x.npy`."""
+    spellings = [f"{name}.npy"]
+    if name.startswith("atom_"):
+        spellings.append(f"atomic_{name.removeprefix('atom_')}.npy")
+    found = [file for file in spellings if file in folder]
+    if len(found) > 1:
+        raise InputError(f"{folder.name}: holds both {' and '.join(found)}, two names of one label. Remove one.")
+    return found[0] if found else None
+
+
+def _join(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,0 +1,121 @@
+"""Training frames as device arrays: their neighbour pairs are found once, and stay.
+
+Systems of the same layout and labels form one group, whose frames share compiled programs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffff.model import FramePairs
+from diffff.neighbors import capacity_for
+from diffff.potentials.deep import Layout
+from diffff.pytree import pytree, static
+from diffff.train.data import System
+
+
+@pytree
+class Frames:
+    """Frames with the same slots for atoms; pairs as in `model.FramePairs`, but with lattice shifts instead of vectors.
+
+    Attributes:
+        center: shape ``(n_frames, capacity)``; unused entries hold ``n_atoms``.
+        neighbor: shape ``(n_frames, capacity)``.
+        shift: shape ``(n_frames, capacity, 3)``.
+        positions: shape ``(n_frames, n_atoms, 3)``, Å.
+        boxes: shape ``(n_frames, 3, 3)``, Å; zero without periodicity.
+        real: shape ``(n_frames, n_atoms)``, or None when every slot holds an atom.
+        n_real: shape ``(n_frames,)``, number of atoms.
+        labels: as in `data.System`; fparam and aparam are among them.
+        layout: number of slots of each type.
+    """
+
+    center: jax.Array
+    neighbor: jax.Array
+    shift: jax.Array
+    positions: jax.Array
+    boxes: jax.Array
+    real: jax.Array | None
+    n_real: jax.Array
+    labels: dict[str, jax.Array]
+    layout: Layout = static()
+
+    def take(self, indices: jax.Array) -> "Frames":
+        """The frames of these indices."""
+        return jax.tree.map(lambda x: x[indices], self)
+
+    def vectors(self) -> jax.Array:
+        """``dr`` of each pair, shape ``(n_frames, capacity, 3)``, Å; (2, 2, 2) times the box or so for unused entries."""
+        last = self.positions.shape[1] - 1
+
+        def of_frame(
+            center: jax.Array, neighbor: jax.Array, shift: jax.Array, x: jax.Array, box: jax.Array
+        ) -> jax.Array:
+            there, here = x[jnp.minimum(neighbor, last)], x[jnp.minimum(center, last)]
+            return there - here + shift.astype(x.dtype) @ box
+
+        return jax.vmap(of_frame)(self.center, self.neighbor, self.shift, self.positions, self.boxes)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the frames of a system are: the group, and the index of its first frame there."""
+
+    group: int
+    start: int
+
+
+def group_frames(
+    systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], labels: Sequence[str]
+) -> tuple[list[Frames], list[Place]]:
+    """Put the frames of systems that fit together into groups.
+
+    Args:
+        systems: the systems.
+        pairs: for each system, the truncated pairs of its frames.
+        labels: names of the labels to keep, where a system has them.
+
+    Returns:
+        The groups, and the place of each system.
+    """
+    members: dict[tuple[Layout, bool, tuple[str, ...]], list[int]] = {}
+    for index, system in enumerate(systems):
+        kept = tuple(name for name in labels if name in system.labels)
+        members.setdefault((system.layout, system.real is not None, kept), []).append(index)
+    groups, places = [], [Place(0, 0)] * len(systems)
+    for (_, _, kept), indices in members.items():
+        start = 0
+        for index in indices:
+            places[index] = Place(len(groups), start)
+            start += systems[index].n_frames
+        groups.append(_joined([systems[i] for i in indices], [p for i in indices for p in pairs[i]], kept))
+    return groups, places
+
+
+def _joined(systems: Sequence[System], pairs: Sequence[FramePairs], labels: Sequence[str]) -> Frames:
+    n_frames, n_atoms = len(pairs), len(systems[0].types)
+    capacity = capacity_for(max((len(p.center) for p in pairs), default=0))
+    index_type = np.int16 if n_atoms < np.iinfo(np.int16).max else np.int32
+    center = np.full((n_frames, capacity), n_atoms, index_type)
+    neighbor = np.full((n_frames, capacity), n_atoms, index_type)
+    shift = np.zeros((n_frames, capacity, 3), np.int8)
+    for f, p in enumerate(pairs):
+        n = len(p.center)
+        center[f, :n], neighbor[f, :n], shift[f, :n] = p.center, p.neighbor, p.shift
+    boxes = [np.zeros((s.n_frames, 3, 3)) if s.boxes is None else s.boxes for s in systems]
+    reals = [s.real for s in systems if s.real is not None]
+    real = np.concatenate(reals) if reals else None
+    return Frames(
+        center=jnp.asarray(center),
+        neighbor=jnp.asarray(neighbor),
+        shift=jnp.asarray(shift),
+        positions=jnp.asarray(np.concatenate([s.positions for s in systems])),
+        boxes=jnp.asarray(np.concatenate(boxes)),
+        real=None if real is None else jnp.asarray(real),
+        n_real=jnp.asarray(np.full(n_frames, n_atoms) if real is None else real.sum(axis=1)),
+        labels={name: jnp.asarray(np.concatenate([s.labels[name] for s in systems])) for name in labels},
+        layout=systems[0].layout,
+    )

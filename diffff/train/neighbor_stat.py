@@ -1,0 +1,260 @@
+"""The neighbours in the data: all pairs of each frame, how many an atom has, and the slots ``sel`` that hold them.
+
+The order in which a training uses this: the pairs of all frames once, untruncated (`all_pairs`); their counts
+(`count`); from the counts the slots (`resolve`); with the slots the pairs that the model sees (`truncate`).
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffff.descriptors.se_e2_a import SeE2A
+from diffff.errors import InputError, InputErrors
+from diffff.model import FramePairs
+from diffff.neighbors import directed_pairs, keep_nearest
+from diffff.potentials.deep import DeepModel
+from diffff.train.data import System, data_type_map, read_systems
+
+Ints = NDArray[np.int64]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborCounts:
+    """Counts over some frames.
+
+    Attributes:
+        shortest: Smallest distance between two atoms, Å; infinite when no two are within the cutoff.
+        most: Largest number of neighbours of each type that an atom has, shape ``(n_types,)``.
+    """
+
+    shortest: float
+    most: Ints
+
+    @property
+    def total(self) -> int:
+        """Slots that hold the neighbours of every atom: the sum over the types."""
+        return int(self.most.sum())
+
+
+# ---------------------------------------------------------------------- pairs
+def frame_neighbors(system: System, frame: int, rcut: float) -> FramePairs:
+    """All pairs of one frame within the cutoff, in Å; empty slots have none."""
+    positions = system.positions[frame]
+    box = None if system.boxes is None else system.boxes[frame]
+    slots = None if system.real is None else np.flatnonzero(system.real[frame]).astype(np.int32)
+    atoms = positions if slots is None else positions[slots]
+    center, neighbor, shift = directed_pairs(atoms, box, rcut)
+    dr = atoms[neighbor] - atoms[center]
+    if box is not None:
+        dr += shift @ box
+    if slots is not None:
+        center, neighbor = slots[center], slots[neighbor]
+    return FramePairs(center, neighbor, shift, dr, truncated=0)
+
+
+def all_pairs(system: System, rcut: float, frames: Iterable[int] | None = None) -> list[FramePairs]:
+    """The untruncated pairs of the given frames, by default of all; 32 bytes a pair."""
+    wanted = range(system.n_frames) if frames is None else frames
+    return [frame_neighbors(system, int(frame), rcut) for frame in wanted]
+
+
+def truncate(pairs: FramePairs, types: Ints, descriptor: SeE2A) -> FramePairs:
+    """The pairs that fit into the slots of the descriptor; the same object when all do.
+
+    Args:
+        pairs: All pairs of a frame.
+        types: Type of each atom, shape ``(n_atoms,)``.
+        descriptor: Has its slots as numbers.
+
+    Raises:
+        InputError: Not all fit, and ``sel_overflow`` is "error".
+    """
+    sel = descriptor.slots
+    neighbor_types = types[pairs.neighbor]
+    most = count_neighbors(pairs.center, neighbor_types, len(types), len(sel))
+    if np.all(most <= sel):
+        return pairs
+    if descriptor.sel_overflow == "error":
+        raise InputError(_overflow(descriptor, most))
+    keep = keep_nearest(pairs.center, neighbor_types, np.linalg.norm(pairs.dr, axis=1), sel)
+    gone = pairs.truncated + int(len(keep) - keep.sum())
+    return FramePairs(pairs.center[keep], pairs.neighbor[keep], pairs.shift[keep], pairs.dr[keep], truncated=gone)
+
+
+# ---------------------------------------------------------------------- counts
+def count_neighbors(
+    center: NDArray[np.integer], neighbor_types: NDArray[np.integer], n_atoms: int, n_types: int
+) -> Ints:
+    """Largest number of neighbours of each type, shape ``(n_types,)``.
+
+    Args:
+        center: Shape ``(n_pairs,)``.
+        neighbor_types: Shape ``(n_pairs,)``.
+        n_atoms: Atoms that are centres.
+        n_types: Types of the model.
+    """
+    counts = np.bincount(center * np.int64(n_types) + neighbor_types, minlength=n_atoms * n_types)
+    return counts.reshape(n_atoms, n_types).max(axis=0, initial=0)
+
+
+def count(systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], n_types: int) -> NeighborCounts:
+    """Counts over pairs that are there already.
+
+    Args:
+        systems: The systems.
+        pairs: For each system the untruncated pairs of its frames.
+        n_types: Types of the model.
+    """
+    shortest, most = np.inf, np.zeros(n_types, np.int64)
+    for system, frames in zip(systems, pairs, strict=True):
+        for frame in frames:
+            squared = np.einsum("pa,pa->p", frame.dr, frame.dr)
+            shortest = min(shortest, squared.min(initial=np.inf))
+            found = count_neighbors(frame.center, system.types[frame.neighbor], len(system.types), n_types)
+            most = np.maximum(most, found)
+    return NeighborCounts(float(np.sqrt(shortest)), most)
+
+
+def neighbor_counts(systems: Sequence[System], rcut: float, n_types: int) -> NeighborCounts:
+    """Counts over all frames, without keeping their pairs; the cutoff is in Å."""
+    block, shortest, most = 64, np.inf, np.zeros(n_types, np.int64)
+    for system in systems:
+        for begin in range(0, system.n_frames, block):
+            frames = range(begin, min(begin + block, system.n_frames))
+            part = count([system], [all_pairs(system, rcut, frames)], n_types)
+            shortest, most = min(shortest, part.shortest), np.maximum(most, part.most)
+    return NeighborCounts(shortest, most)
+
+
+# ---------------------------------------------------------------------- slots
+def slots_for(sel: str, most: Ints) -> tuple[int, ...]:
+    """Slots for ``sel`` "auto" or "auto:factor": the largest counts times the factor (1.1), up to a multiple of 4.
+
+    Example:
+        >>> slots_for("auto", np.array([38, 72])), slots_for("auto:1.5", np.array([38, 72]))
+        ((44, 80), (60, 108))
+
+    Raises:
+        InputError: ``sel`` is something else.
+    """
+    word, _, factor = sel.partition(":")
+    try:
+        times = float(factor or 1.1)
+    except ValueError:
+        times = -1.0
+    if word != "auto" or not 0 < times < np.inf or sel == "auto:":
+        raise InputError(
+            f'$.model.descriptor.sel: "{sel}" is not understood; give one number per type, "auto" or "auto:1.2"'
+        )
+    return tuple(4 * ((int(n * times) + 3) // 4) for n in most.tolist())
+
+
+def resolve(model: DeepModel, type_map: Sequence[str], counts: NeighborCounts | None) -> DeepModel:
+    """The model with what only the data can tell: its type map, when it has none, and the slots for ``sel`` "auto".
+
+    Args:
+        model: As read from the input.
+        type_map: Names of the types of the data, as the systems were read.
+        counts: Neighbours in the data; None when they have not been counted: then ``sel`` has to be numbers.
+
+    Raises:
+        InputError: A list has not one entry per type; ``sel`` is too small and ``sel_overflow`` is "error"; no atom has
+            neighbours.
+    """
+    type_map = model.type_map or tuple(type_map)
+    _check_lengths(model, type_map)
+    descriptor = model.descriptor
+    if isinstance(descriptor.sel, str):
+        if counts is None:
+            raise InputError(
+                f'$.model.descriptor.sel: "{descriptor.sel}" needs the neighbours in the data; '
+                "let them be counted (without --skip-neighbor-stat), or give one number per type."
+            )
+        descriptor = descriptor.model_copy(update={"sel": slots_for(descriptor.sel, counts.most)})
+        logger.info("descriptor.sel = %s, from the neighbours in the data", list(descriptor.slots))
+    if counts is not None:
+        _check_slots(descriptor, counts.most)
+    return model.model_copy(update={"type_map": type_map, "descriptor": descriptor})
+
+
+def _check_lengths(model: DeepModel, type_map: tuple[str, ...]) -> None:
+    """Every list with one entry per type has as many as the type map."""
+    n, sel, preset = len(type_map), model.descriptor.sel, model.preset_out_bias
+    lists = {
+        "descriptor.sel": n if isinstance(sel, str) else len(sel),
+        "fitting_net.atom_ener": len(model.fitting_net.atom_ener) or n,
+        "preset_out_bias.energy": n if preset is None else len(preset.energy),
+    }
+    problems = [
+        f"$.model.{key}: {length} entries, but there are {n} types: {' '.join(type_map)}. Give one per type."
+        for key, length in lists.items()
+        if length != n
+    ]
+    excluded = {
+        "pair_exclude_types": {t for pair in model.pair_exclude_types for t in pair},
+        "atom_exclude_types": set(model.atom_exclude_types),
+        "descriptor.exclude_types": {t for pair in model.descriptor.exclude_types for t in pair},
+    }
+    problems += [
+        f"$.model.{key}: type {max(types)} does not exist; the {n} types {' '.join(type_map)} have numbers from 0."
+        for key, types in excluded.items()
+        if max(types, default=0) >= n
+    ]
+    if problems:
+        raise InputErrors(problems)
+
+
+def _check_slots(descriptor: SeE2A, most: Ints) -> None:
+    if not most.any():
+        raise InputError(
+            f"no two atoms of the training data are within descriptor.rcut = {descriptor.rcut} Å of each other: there "
+            "is nothing to learn. Enlarge rcut, and check that coordinates and boxes are in Å."
+        )
+    if np.any(most > descriptor.slots):
+        message = _overflow(descriptor, most)
+        if descriptor.sel_overflow == "error":
+            raise InputError(message)
+        logger.warning("%s Until then the farthest neighbours are left out, and the energy is not smooth.", message)
+
+
+def _overflow(descriptor: SeE2A, most: Ints) -> str:
+    return (
+        f"an atom has up to {most.tolist()} neighbours of each type within {descriptor.rcut} Å, but "
+        f'descriptor.sel is {list(descriptor.slots)}. Set sel to {list(slots_for("auto", most))} or to "auto".'
+    )
+
+
+# ---------------------------------------------------------------------- the command
+def neighbor_stat(paths: Sequence[str], rcut: float, type_map: Sequence[str] | None, mixed: bool) -> str:
+    """What `dff neighbor-stat` prints.
+
+    Args:
+        paths: Directories or HDF5 groups, searched for systems.
+        rcut: Cutoff, Å.
+        type_map: Names of the types in order; by default those of the data.
+        mixed: Count the neighbours of all types together.
+    """
+    if rcut <= 0:
+        raise InputError(f"rcut: {rcut} Å is no cutoff; give a positive length.")
+    names = list(type_map) if type_map is not None else data_type_map(list(paths))
+    systems = read_systems(list(paths), names, labels=())
+    if mixed:
+        names, systems = [" or ".join(names)], [_as_one_type(system) for system in systems]
+    counts = neighbor_counts(systems, rcut, len(names))
+    return "\n".join(
+        [
+            f"{sum(system.n_frames for system in systems)} frames of {len(systems)} systems; types: {' '.join(names)}",
+            f"min_nbor_dist: {counts.shortest:f}" if counts.total else f"min_nbor_dist: above {rcut:g}, the cutoff",
+            f"max_nbor_size: {counts.most.tolist()}",
+            f'suggested sel: {list(slots_for("auto", counts.most))} (what "auto" sets: 10 % more, in multiples of 4)',
+        ]
+    )
+
+
+def _as_one_type(system: System) -> System:
+    return replace(system, types=np.zeros_like(system.types), layout=(len(system.types),))

@@ -1,0 +1,118 @@
+"""One training step as a pure function of the state and a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffff.descriptors.radial import SplineBasis
+from diffff.potentials.deep import DeepModel
+from diffff.pytree import pytree
+from diffff.train.averaging import ema_update, swa_update
+from diffff.train.frames import Frames
+from diffff.train.groups import Leaves, merge
+from diffff.train.loss import EnergyLoss
+
+Metrics = dict[str, jax.Array]
+
+
+@pytree
+class TrainState:
+    """All that changes during a run on the device.
+
+    Attributes:
+        step: number of steps done, int32.
+        trained: the trained leaves by path.
+        optimizer: state of the optimiser.
+        failed: first step whose loss was not finite, -1 so far; int32.
+        ema: exponential moving average of ``trained``, or None.
+        swa: plain mean of ``trained``, or None.
+        sums: sums of the squared errors since the last row of the learning curve (`disp_avg`), or None.
+    """
+
+    step: jax.Array
+    trained: Leaves
+    optimizer: optax.OptState
+    failed: jax.Array
+    ema: Leaves | None
+    swa: dict[str, Any] | None
+    sums: Metrics | None
+
+
+def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBasis | None) -> dict[str, jax.Array]:
+    """Predictions for each frame of a batch, as `DeepModel.predict`, with a leading axis of frames."""
+
+    def one(frame: Frames, dr: jax.Array) -> dict[str, jax.Array]:
+        return model.predict(
+            params["DeepPot"],
+            frame.center.astype(jnp.int32),
+            frame.neighbor.astype(jnp.int32),
+            dr,
+            frame.layout,
+            basis,
+            real=frame.real,
+            fparam=frame.labels.get("fparam"),
+            aparam=frame.labels.get("aparam"),
+        )
+
+    return jax.vmap(one)(batch, batch.vectors())
+
+
+def batch_loss(
+    model: DeepModel, loss: EnergyLoss, params: Any, batch: Frames, basis: SplineBasis | None, lr_ratio: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """Loss and displayed errors of a batch."""
+    needed = loss.needs(batch.labels.keys())
+    prediction = {k: v for k, v in predict_batch(model, params, batch, basis).items() if k in needed}
+    return loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio)
+
+
+def make_step(
+    model: DeepModel,
+    loss: EnergyLoss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    *,
+    start_lr: float,
+    basis: SplineBasis | None,
+    ema_decay: float | None,
+    swa: tuple[int, int] | None,
+) -> Callable[[TrainState, Leaves, Frames, jax.Array], tuple[TrainState, Metrics]]:
+    """The compiled step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
+
+    Args:
+        model: hyper-parameters.
+        loss: what is minimised.
+        optimizer: its `update` takes the learning rate.
+        learning_rate: function of the number of steps done.
+        start_lr: the rate to which the prefactors of the loss refer.
+        basis: spline functions, or None for the direct path.
+        ema_decay: None without moving average.
+        swa: first step and interval of the plain mean, or None.
+    """
+
+    def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        lr = learning_rate(state.step)
+
+        def objective(trained: Leaves) -> tuple[jax.Array, Metrics]:
+            return batch_loss(model, loss, merge(trained, frozen), frames.take(indices), basis, lr / start_lr)
+
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained, learning_rate=lr)
+        trained = optax.apply_updates(state.trained, updates)
+        failed = jnp.where((state.failed < 0) & ~jnp.isfinite(value), state.step + 1, state.failed)
+        done = state.step + 1
+        return TrainState(
+            step=done,
+            trained=trained,
+            optimizer=optimizer_state,
+            failed=failed,
+            ema=None if state.ema is None or ema_decay is None else ema_update(state.ema, trained, ema_decay),
+            swa=None if state.swa is None or swa is None
+            else swa_update(state.swa, trained, step=done, start=swa[0], freq=swa[1]),
+            sums=None if state.sums is None else {k: state.sums[k] + metrics[k] ** 2 for k in state.sums},
+        ), metrics  # fmt: skip
+
+    return jax.jit(step, donate_argnums=(0,))
