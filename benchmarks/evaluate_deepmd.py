@@ -2,11 +2,11 @@
 
     python benchmarks/evaluate_deepmd.py --deepmd-python ENVIRONMENT/bin/python
 
-ENVIRONMENT holds DeePMD-kit with TensorFlow, its fastest backend on CPU: pip install "deepmd-kit[cpu]". All three evaluate
-the same frames and take turns, so that other load on the machine meets all alike. Each call starts from coordinates: the
-neighbour list is part of the time. The table gives the median over the rounds.
+ENVIRONMENT holds DeePMD-kit with TensorFlow, its fastest backend on CPU: pip install "deepmd-kit[cpu]". All three
+evaluate the same frames and take turns, so that other load on the machine meets all alike. Each call starts from
+coordinates: the neighbour list is part of the time. The table gives the median over the rounds.
 
-Without --model the nets are DeePMD-kit's standard ones for water with random weights; trained nets may need more splines.
+Without --model the nets are the usual ones for water with random weights; trained nets may need more splines.
 """
 
 import argparse
@@ -69,12 +69,12 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     system = read_systems(str(options.data), model.type_map)[0]
     if system.boxes is None or SMALLEST % len(system.types):
         sys.exit(f"{options.data}: a periodic system whose number of atoms divides {SMALLEST} is needed")
-    frames = {k: tiled(system, k) for k in options.repeat}
+    frames = [tiled(system, k) for k in options.repeat]
     deepmd = Worker(options.deepmd_python, folder)
     print(f"diffff {diffff.__version__}, JAX {jax.__version__} on {jax.default_backend()}; {deepmd.version}; ", end="")
     print(f"{len(os.sched_getaffinity(0))} cores, float64, {options.rounds} rounds\n")
     print(" atoms   DeePMD-kit   compressed       diffff   speed-up over both   first call   largest ΔF, both")
-    for k, (coords, box, types) in frames.items():
+    for coords, box, types in frames:
         np.savez(folder / "frame.npz", coords=coords, box=box, types=types)
         begin = time.perf_counter()
         ours = model.eval(coords, box, types)

@@ -5,8 +5,8 @@
 
 Every frame is a snapshot of a trajectory that runs on the labels' own energy surface, at 300, 500 and 800 K: BAOAB
 Langevin dynamics (B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34, doi:10.1093/amrx/abs010), step 0.5 fs,
-friction 5 /ps, 2 ps of equilibration, then one frame every 200 fs. The trajectories of a temperature start from the trans
-and the two gauche conformers. Validation frames come from trajectories of their own. Seeds are fixed.
+friction 5 /ps, 2 ps of equilibration, then one frame every 200 fs. The trajectories of a temperature start from the
+trans and the two gauche conformers. Validation frames come from trajectories of their own. Seeds are fixed.
 """
 
 from multiprocessing import Pool

@@ -4,18 +4,18 @@
     python data/make_water.py
 
 1. Sample: Langevin dynamics in OpenMM of a flexible three-site water model, one trajectory per temperature (300, 350,
-   450 K) and density (0.9, 1.0, 1.1 g/cm^3) in a cubic box, and three in triclinic boxes. 20 ps of equilibration, then one
-   frame every 4 ps. Validation frames come from trajectories of their own, with other seeds.
-2. Label: energy, forces and virial of every frame with GFN2-xTB (5 s a frame on one core, no k-points).
+   450 K) and density (0.9, 1.0, 1.1 g/cm^3) in a cubic box, and three in triclinic boxes. 20 ps of equilibration, then
+   one frame every 4 ps. Validation frames come from trajectories of their own, with other seeds.
+2. Label: energy, forces and virial of every frame with GFN2-xTB (6 s a frame on one core, no k-points).
 3. Write: one system per temperature and one of all triclinic boxes, in DeePMD-kit's layout.
 
-The sampling model only chooses the frames, no number of it enters the labels. Its charges and Lennard-Jones parameters are
-those of SPC (H. J. C. Berendsen et al., 1981) and SPC/Fw (Y. Wu, H. L. Tepper, G. A. Voth, J. Chem. Phys. 124, 024503 (2006),
-doi:10.1063/1.2136877); its Morse bonds and harmonic angle follow the GFN2-xTB forces in the liquid, so that the frames have
-the bond lengths and angles of the labels' surface (its forces correlate with the labels' at 0.98).
+The sampling model only chooses the frames, no number of it enters the labels. Its charges and Lennard-Jones parameters
+are SPC's, as in SPC/Fw (Y. Wu, H. L. Tepper, G. A. Voth, J. Chem. Phys. 124, 024503 (2006), doi:10.1063/1.2136877). Its
+Morse bonds and harmonic angle were set by hand to the GFN2-xTB forces of 8 liquid frames, which are not in the data, so
+that bond lengths and angles are those of the labels' surface. On the data its forces correlate with the labels at 0.98.
 
-An interrupted run continues where it stopped from the files in data/water/work, which goes away at the end. After a change
-of the numbers below, delete that folder first.
+An interrupted run continues where it stopped from the files in data/water/work, which goes away at the end. After a
+change of the numbers below, delete that folder first.
 """
 
 import itertools

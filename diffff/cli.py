@@ -255,7 +255,7 @@ def neighbor_stat(
     if more_types and type_map is None:
         raise click.UsageError(f"Got unexpected extra arguments ({' '.join(more_types)}); type names follow -t.")
     start_jax()
-    from diffff.train.statistics import neighbor_stat
+    from diffff.train.neighbor_stat import neighbor_stat
 
     types = None if type_map is None else (type_map, *more_types)
     click.echo(neighbor_stat([system], rcut, types, mixed_type))

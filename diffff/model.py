@@ -18,72 +18,15 @@ import numpy as np
 
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
-from diffff.neighbors import capacity_for, directed_pairs, keep_nearest
+from diffff.neighbors import capacity_for
 from diffff.potentials.base import Potential
 from diffff.potentials.deep import DeepModel, Layout, bind
+from diffff.potentials.pairs import FramePairs, pairs_within, truncate
 
 Params = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 predict = jax.jit(DeepModel.predict, static_argnames=("self", "layout", "basis", "atomic_virial"))
-
-
-@dataclass(frozen=True)
-class FramePairs:
-    """Directed pairs of one frame on the host, truncated to the slots of the descriptor.
-
-    Attributes:
-        center: shape ``(n_pairs,)`` int32.
-        neighbor: shape ``(n_pairs,)`` int32.
-        shift: shape ``(n_pairs, 3)`` int32, lattice translation of the neighbour.
-        dr: shape ``(n_pairs, 3)``, Å.
-        truncated: number of pairs that did not fit into the slots.
-    """
-
-    center: np.ndarray
-    neighbor: np.ndarray
-    shift: np.ndarray
-    dr: np.ndarray
-    truncated: int
-
-    def padded(self, capacity: int, n_atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three arrays with ``capacity`` entries; unused ones have ``center == neighbor == n_atoms``."""
-        index = np.full((2, capacity), n_atoms, np.int32)
-        index[0, : len(self.center)], index[1, : len(self.center)] = self.center, self.neighbor
-        dr = np.zeros((capacity, 3))
-        dr[: len(self.dr)] = self.dr
-        return index[0], index[1], dr
-
-
-def frame_pairs(model: DeepModel, positions: np.ndarray, box: np.ndarray | None, types: np.ndarray) -> FramePairs:
-    """Neighbour pairs of one frame.
-
-    Args:
-        model: its cutoff and slots apply.
-        positions: shape ``(n_atoms, 3)``, Å.
-        box: shape ``(3, 3)`` or None, Å.
-        types: shape ``(n_atoms,)``; negative for a slot without an atom, which has no neighbours.
-
-    Raises:
-        InputError: more neighbours than slots and ``sel_overflow`` is "error".
-    """
-    center, neighbor, shift = directed_pairs(positions, box, model.descriptor.rcut)
-    if types.min(initial=0) < 0:
-        both = (types[center] >= 0) & (types[neighbor] >= 0)
-        center, neighbor, shift = center[both], neighbor[both], shift[both]
-    dr = positions[neighbor] - positions[center] + (0.0 if box is None else shift @ box)
-    sel = model.descriptor.slots
-    counts = np.bincount(center * len(sel) + types[neighbor], minlength=len(positions) * len(sel))
-    if len(center) == 0 or np.all(counts.reshape(-1, len(sel)).max(axis=0) <= sel):
-        return FramePairs(center, neighbor, shift, dr, truncated=0)
-    if model.descriptor.sel_overflow == "error":
-        most = counts.reshape(-1, len(sel)).max(axis=0).tolist()
-        raise InputError(
-            f"an atom has up to {most} neighbours of each type within {model.descriptor.rcut} Å, but descriptor.sel is "
-            f'{list(sel)}. Enlarge sel, or set "sel_overflow": "truncate" to drop the farthest as DeePMD-kit does.'
-        )
-    keep = keep_nearest(center, types[neighbor], np.linalg.norm(dr, axis=1), sel)
-    return FramePairs(center[keep], neighbor[keep], shift[keep], dr[keep], truncated=int(len(keep) - keep.sum()))
 
 
 def spline_range(model: DeepModel, shortest: float) -> float:
@@ -265,7 +208,8 @@ class _Frame:
         order = np.argsort(types, kind="stable")
         order = order[types[order] >= 0]
         layout = tuple(int(n) for n in np.bincount(types[order], minlength=len(model.type_map)))
-        pairs = frame_pairs(model, positions[order], box, types[order])
+        pairs = pairs_within(model.descriptor.rcut, positions[order], box)
+        pairs = truncate(pairs, types[order], model.descriptor)
         return cls(pairs, order, layout, len(types), fparam, None if aparam is None else aparam[order])
 
 

@@ -61,15 +61,15 @@ def directed_pairs(
     n_atoms = len(positions)
     wrapped, cells = (positions, np.zeros((n_atoms, 3), np.int32)) if box is None else space.wrap(positions, box)
     atoms, shifts, images = _images(wrapped, box, cutoff)
-    tree = KDTree(wrapped)
-    found = tree.sparse_distance_matrix(KDTree(images), cutoff, output_type="ndarray")
-    i, image = found["i"], found["j"]
+    side_by_side = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], atoms))  # images of one atom
+    atoms, shifts, images = atoms[side_by_side], shifts[side_by_side], images[side_by_side]
+    found = KDTree(wrapped).sparse_distance_matrix(KDTree(images), cutoff, output_type="ndarray")
+    i, image = np.divmod(np.sort(found["i"] * len(images) + found["j"]), len(images))
     j, shift = atoms[image], shifts[image]
     other = (i != j) | shift.any(axis=1)
     i, j, shift = i[other], j[other], shift[other]
     shift = shift - cells[j] + cells[i]
-    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
-    return i[order].astype(np.int32), j[order].astype(np.int32), shift[order].astype(np.int32)
+    return i.astype(np.int32), j.astype(np.int32), shift.astype(np.int32)
 
 
 def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

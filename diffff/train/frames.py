@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffff.model import FramePairs
 from diffff.neighbors import capacity_for
 from diffff.potentials.deep import Layout
+from diffff.potentials.pairs import FramePairs
 from diffff.pytree import pytree, static
 from diffff.train.data import System
 

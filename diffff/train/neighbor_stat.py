@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from diffff.descriptors.se_e2_a import SeE2A
 from diffff.errors import InputError, InputErrors
-from diffff.model import FramePairs
-from diffff.neighbors import directed_pairs, keep_nearest
 from diffff.potentials.deep import DeepModel
+from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for
 from diffff.train.data import System, data_type_map, read_systems
 
 Ints = NDArray[np.int64]
@@ -44,17 +43,9 @@ class NeighborCounts:
 # ---------------------------------------------------------------------- pairs
 def frame_neighbors(system: System, frame: int, rcut: float) -> FramePairs:
     """All pairs of one frame within the cutoff, in Å; empty slots have none."""
-    positions = system.positions[frame]
     box = None if system.boxes is None else system.boxes[frame]
-    slots = None if system.real is None else np.flatnonzero(system.real[frame]).astype(np.int32)
-    atoms = positions if slots is None else positions[slots]
-    center, neighbor, shift = directed_pairs(atoms, box, rcut)
-    dr = atoms[neighbor] - atoms[center]
-    if box is not None:
-        dr += shift @ box
-    if slots is not None:
-        center, neighbor = slots[center], slots[neighbor]
-    return FramePairs(center, neighbor, shift, dr, truncated=0)
+    real = None if system.real is None else system.real[frame]
+    return pairs_within(rcut, system.positions[frame], box, real)
 
 
 def all_pairs(system: System, rcut: float, frames: Iterable[int] | None = None) -> list[FramePairs]:
@@ -63,45 +54,7 @@ def all_pairs(system: System, rcut: float, frames: Iterable[int] | None = None) 
     return [frame_neighbors(system, int(frame), rcut) for frame in wanted]
 
 
-def truncate(pairs: FramePairs, types: Ints, descriptor: SeE2A) -> FramePairs:
-    """The pairs that fit into the slots of the descriptor; the same object when all do.
-
-    Args:
-        pairs: All pairs of a frame.
-        types: Type of each atom, shape ``(n_atoms,)``.
-        descriptor: Has its slots as numbers.
-
-    Raises:
-        InputError: Not all fit, and ``sel_overflow`` is "error".
-    """
-    sel = descriptor.slots
-    neighbor_types = types[pairs.neighbor]
-    most = count_neighbors(pairs.center, neighbor_types, len(types), len(sel))
-    if np.all(most <= sel):
-        return pairs
-    if descriptor.sel_overflow == "error":
-        raise InputError(_overflow(descriptor, most))
-    keep = keep_nearest(pairs.center, neighbor_types, np.linalg.norm(pairs.dr, axis=1), sel)
-    gone = pairs.truncated + int(len(keep) - keep.sum())
-    return FramePairs(pairs.center[keep], pairs.neighbor[keep], pairs.shift[keep], pairs.dr[keep], truncated=gone)
-
-
 # ---------------------------------------------------------------------- counts
-def count_neighbors(
-    center: NDArray[np.integer], neighbor_types: NDArray[np.integer], n_atoms: int, n_types: int
-) -> Ints:
-    """Largest number of neighbours of each type, shape ``(n_types,)``.
-
-    Args:
-        center: Shape ``(n_pairs,)``.
-        neighbor_types: Shape ``(n_pairs,)``.
-        n_atoms: Atoms that are centres.
-        n_types: Types of the model.
-    """
-    counts = np.bincount(center * np.int64(n_types) + neighbor_types, minlength=n_atoms * n_types)
-    return counts.reshape(n_atoms, n_types).max(axis=0, initial=0)
-
-
 def count(systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], n_types: int) -> NeighborCounts:
     """Counts over pairs that are there already.
 
@@ -115,7 +68,7 @@ def count(systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], n_ty
         for frame in frames:
             squared = np.einsum("pa,pa->p", frame.dr, frame.dr)
             shortest = min(shortest, squared.min(initial=np.inf))
-            found = count_neighbors(frame.center, system.types[frame.neighbor], len(system.types), n_types)
+            found = most_neighbors(frame.center, system.types[frame.neighbor], len(system.types), n_types)
             most = np.maximum(most, found)
     return NeighborCounts(float(np.sqrt(shortest)), most)
 
@@ -132,28 +85,6 @@ def neighbor_counts(systems: Sequence[System], rcut: float, n_types: int) -> Nei
 
 
 # ---------------------------------------------------------------------- slots
-def slots_for(sel: str, most: Ints) -> tuple[int, ...]:
-    """Slots for ``sel`` "auto" or "auto:factor": the largest counts times the factor (1.1), up to a multiple of 4.
-
-    Example:
-        >>> slots_for("auto", np.array([38, 72])), slots_for("auto:1.5", np.array([38, 72]))
-        ((44, 80), (60, 108))
-
-    Raises:
-        InputError: ``sel`` is something else.
-    """
-    word, _, factor = sel.partition(":")
-    try:
-        times = float(factor or 1.1)
-    except ValueError:
-        times = -1.0
-    if word != "auto" or not 0 < times < np.inf or sel == "auto:":
-        raise InputError(
-            f'$.model.descriptor.sel: "{sel}" is not understood; give one number per type, "auto" or "auto:1.2"'
-        )
-    return tuple(4 * ((int(n * times) + 3) // 4) for n in most.tolist())
-
-
 def resolve(model: DeepModel, type_map: Sequence[str], counts: NeighborCounts | None) -> DeepModel:
     """The model with what only the data can tell: its type map, when it has none, and the slots for ``sel`` "auto".
 
@@ -216,17 +147,10 @@ def _check_slots(descriptor: SeE2A, most: Ints) -> None:
             "is nothing to learn. Enlarge rcut, and check that coordinates and boxes are in Å."
         )
     if np.any(most > descriptor.slots):
-        message = _overflow(descriptor, most)
+        message = overflow_message(descriptor, most)
         if descriptor.sel_overflow == "error":
             raise InputError(message)
         logger.warning("%s Until then the farthest neighbours are left out, and the energy is not smooth.", message)
-
-
-def _overflow(descriptor: SeE2A, most: Ints) -> str:
-    return (
-        f"an atom has up to {most.tolist()} neighbours of each type within {descriptor.rcut} Å, but "
-        f'descriptor.sel is {list(descriptor.slots)}. Set sel to {list(slots_for("auto", most))} or to "auto".'
-    )
 
 
 # ---------------------------------------------------------------------- the command

@@ -17,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffff.errors import InputError
-from diffff.model import FramePairs
 from diffff.potentials.deep import DeepModel
+from diffff.potentials.pairs import FramePairs
 from diffff.train import stat_file as files
 from diffff.train.data import System
 from diffff.train.energy_bias import assigned_bias, energy_bias
-from diffff.train.neighbor_stat import neighbor_stat
 from diffff.train.stat_sample import Sample, samples
-
-__all__ = ["environment_statistics", "environment_sums", "fill", "neighbor_stat", "parameter_sums"]
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]

@@ -1,0 +1,329 @@
+"""`dff train`: the loop over the steps, from top to bottom."""
+
+import logging
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffff import spec
+from diffff.descriptors.radial import SplineBasis
+from diffff.errors import InputError
+from diffff.model import Model
+from diffff.train import checkpoint as ckpt
+from diffff.train.averaging import swa_init
+from diffff.train.config import Input, read_input, write_completed
+from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
+from diffff.train.lcurve import LearningCurve
+from diffff.train.optim import build, state_from_arrays, state_to_arrays
+from diffff.train.progress import Progress
+from diffff.train.sampling import Sampler
+from diffff.train.setup import Problem, Source, prepare, shifted_bias
+from diffff.train.step import Metrics, TrainState, batch_loss, make_step
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    input: Path,
+    *,
+    init_model: Path | None = None,
+    restart: Path | None = None,
+    finetune: Path | None = None,
+    output: Path = Path("out.json"),
+    skip_neighbor_stat: bool = False,
+) -> Path:
+    """Train the model of an input file.
+
+    Args:
+        input: input.json or .yaml.
+        init_model: checkpoint or model file whose weights the run begins with.
+        restart: checkpoint of a run to continue, bit for bit.
+        finetune: as ``init_model``, with the energy bias of the new data.
+        output: where the completed input goes.
+        skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours in the data.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        InputError: anything wrong with the input, the data or the checkpoint; or the loss is no longer finite.
+    """
+    given = read_input(input)
+    old = None if restart is None else ckpt.read(restart)
+    weights = init_model or finetune
+    source = None if weights is None else Source.read(weights, finetune=finetune is not None)
+    if old is not None:
+        source = Source(old.model, old.params(), finetune=False)
+    problem = prepare(given, source, skip_neighbor_stat=skip_neighbor_stat)
+    completed = given.model_copy(update={"model": problem.model})
+    write_completed(completed, output)
+    run = Run.begin(problem) if old is None else Run.resume(problem, old)
+    with Interruption() as interruption:
+        return run.to_the_end(spec.completed(completed), interruption, resumed=old is not None)
+
+
+class Interruption:
+    """Takes SIGTERM and Ctrl-C: the run saves a checkpoint and stops; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        try:
+            self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread, where signals do not arrive
+            self._before = {}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for s, handler in self._before.items():
+            signal.signal(s, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+
+@dataclass
+class Run:
+    """A training in progress."""
+
+    problem: Problem
+    state: TrainState
+    frozen: Leaves
+    scales: dict[str, float]
+    basis: SplineBasis | None
+    sampler: Sampler
+    valid_sampler: Sampler | None
+
+    # ------------------------------------------------------------------ beginnings
+    @classmethod
+    def begin(cls, problem: Problem) -> "Run":
+        """A run at step 0."""
+        training = problem.given.training
+        scales = learning_rate_scales(problem.params, problem.rules())
+        trained, frozen = partition(problem.params, scales)
+        averages = training.enable_ema, training.enable_swa
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            trained=trained,
+            optimizer=_optimizer(problem, scales).init(trained),
+            failed=jnp.full((), -1, jnp.int32),
+            ema=jax.tree.map(jnp.copy, trained) if averages[0] else None,
+            swa=swa_init(trained) if averages[1] else None,
+            sums={name: jnp.zeros(()) for name in problem.given.loss.metrics} if training.disp_avg else None,
+        )
+        return cls(
+            problem=problem,
+            state=state,
+            frozen=frozen,
+            scales=scales,
+            basis=Model(spec=problem.model, params=problem.params).basis(problem.shortest),
+            sampler=problem.train.sampler(training.seed, shuffle=True),
+            valid_sampler=None if problem.valid is None else problem.valid.sampler(0, shuffle=False),
+        )
+
+    @classmethod
+    def resume(cls, problem: Problem, old: ckpt.Checkpoint) -> "Run":
+        """The run of a checkpoint, as it was when it was written."""
+        run, parts = cls.begin(problem), old.parts
+        template = run.state
+        for part, wanted in (("ema", template.ema), ("swa", template.swa), ("sums", template.sums)):
+            if (wanted is not None) != (part in parts):
+                key = {"ema": "enable_ema", "swa": "enable_swa", "sums": "disp_avg"}[part]
+                raise InputError(
+                    f"training.{key} differs between the input and the checkpoint; a restart continues the same run. "
+                    "Change it back, or begin a new run from the weights with --init-model."
+                )
+        run.state = TrainState(
+            step=jnp.asarray(old.step, jnp.int32),
+            trained={path: jnp.asarray(parts["trained"][path]) for path in template.trained},
+            optimizer=state_from_arrays(template.optimizer, parts["optimizer"]),
+            failed=template.failed,
+            ema=None if template.ema is None else {path: jnp.asarray(parts["ema"][path]) for path in template.ema},
+            swa=None if template.swa is None else state_from_arrays(template.swa, parts["swa"]),
+            sums=None if template.sums is None else {k: jnp.asarray(parts["sums"][k]) for k in template.sums},
+        )
+        run.basis = old.basis
+        run.sampler.restore(parts["sampler"])
+        if run.valid_sampler is not None and "valid_sampler" in parts:
+            run.valid_sampler.restore(parts["valid_sampler"])
+        if old.step >= problem.numb_steps:
+            raise InputError(
+                f"the checkpoint is at step {old.step}, and the run ends at {problem.numb_steps}. Raise numb_steps."
+            )
+        return run
+
+    # ------------------------------------------------------------------ the loop
+    def to_the_end(self, completed: dict[str, Any], interruption: Interruption, *, resumed: bool) -> Path:
+        """Train until `numb_steps`, or until interrupted; returns the last checkpoint."""
+        given, problem = self.problem.given, self.problem
+        training, first, last = given.training, int(self.state.step), problem.numb_steps
+        keeper = ckpt.Keeper(Path(training.save_dir or ".") / training.save_ckpt, training.checkpoints_kept(last))
+        rate = given.learning_rate.bind(last)
+        step = self._compiled_step()
+        recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)
+        began, path = time.monotonic(), keeper.path(first)
+        frames_per_step = float(np.dot(problem.train.probabilities, problem.train.sizes))
+        curve = LearningCurve(
+            training.disp_file, given.loss.metrics, validation=problem.valid is not None,
+            continue_from=first if resumed else None,
+        )  # fmt: skip
+        with curve, Progress(last, start=first, frames_per_step=frames_per_step) as progress:
+            for done in range(first + 1, last + 1):
+                system, chosen = self.sampler.next()
+                recent.append((done, system, chosen))
+                frames, indices = problem.train.locate(system, chosen)
+                self.state, metrics = step(self.state, self.frozen, frames, indices)
+                progress.update(done)
+                stop = interruption.signal is not None
+                show = done == 1 or done % training.disp_freq == 0
+                save = done % training.save_freq == 0 or done == last or stop
+                if show or save:
+                    self._check_finite(recent)
+                if show:
+                    train_errors = self._displayed(metrics, done)
+                    valid_errors = self._validate(float(rate(done)) / given.learning_rate.start_lr)
+                    lr = float(rate(done - 1))
+                    curve.write(done, train=train_errors, valid=valid_errors, lr=lr)
+                    if training.disp_training:
+                        progress.report(done, train=train_errors, valid=valid_errors, lr=lr)
+                if save:
+                    if self._refined():
+                        step = self._compiled_step()
+                    path = keeper.save(self._checkpoint(completed, done))
+                if stop:
+                    assert interruption.signal is not None
+                    logger.warning(
+                        "%s: stopped at step %d; continue with --restart %s", interruption.signal.name, done, path
+                    )
+                    raise SystemExit(128 + interruption.signal)
+        if training.change_bias_after_training:
+            changed = shifted_bias(problem.model, merge(self.state.trained, self.frozen), problem.train)
+            self.frozen = {**self.frozen, "DeepPot/bias": changed["DeepPot"]["bias"]}
+            path = keeper.save(self._checkpoint(completed, last))
+        if training.time_training:
+            logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
+        return path
+
+    # ------------------------------------------------------------------ pieces
+    def _compiled_step(self) -> Any:
+        given, training = self.problem.given, self.problem.given.training
+        return make_step(
+            self.problem.model,
+            given.loss,
+            _optimizer(self.problem, self.scales),
+            given.learning_rate.bind(self.problem.numb_steps),
+            start_lr=given.learning_rate.start_lr,
+            basis=self.basis,
+            ema_decay=training.ema_decay if training.enable_ema else None,
+            swa=(training.first_swa_step(self.problem.numb_steps), training.swa_freq) if training.enable_swa else None,
+        )
+
+    def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
+        failed = int(self.state.failed)
+        if failed < 0:
+            return
+        step, system, frames = next(entry for entry in recent if entry[0] == failed)
+        raise InputError(
+            f"the loss is not finite at step {step}: system {self.problem.train.systems[system].name}, frames "
+            f"{frames.tolist()}. Look at these frames, lower learning_rate.start_lr, or set training.gradient_max_norm; "
+            "the last checkpoint is from before that step."
+        )
+
+    def _displayed(self, metrics: Metrics, done: int) -> dict[str, float]:
+        """Errors of this batch, or with `disp_avg` the mean over the steps since the last row."""
+        if self.state.sums is None:
+            return {name: float(value) for name, value in metrics.items()}
+        freq = self.problem.given.training.disp_freq
+        n = 1 if done == 1 else (freq - 1 if done == freq and freq > 1 else freq)
+        shown = {name: float(jnp.sqrt(value / n)) for name, value in self.state.sums.items()}
+        self.state = replace(self.state, sums={name: jnp.zeros(()) for name in self.state.sums})
+        return shown
+
+    def _validate(self, lr_ratio: float) -> dict[str, float] | None:
+        """Errors of `numb_btch` batches of the validation data: the root of the mean square over the batches."""
+        data, sampler = self.problem.valid, self.valid_sampler
+        section = self.problem.given.training.validation_data
+        if data is None or sampler is None or section is None:
+            return None
+        total: dict[str, float] = {}
+        weight = 0
+        for _ in range(section.numb_btch):
+            system, chosen = sampler.next()
+            frames, indices = data.locate(system, chosen)
+            errors = _errors(
+                self.problem.model,
+                self.problem.given.loss,
+                self.state.trained,
+                self.frozen,
+                frames,
+                indices,
+                self.basis,
+                lr_ratio,
+            )
+            weight += len(chosen)
+            for name, value in errors.items():
+                total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** 2
+        return {name: float(np.sqrt(value / weight)) for name, value in total.items()}
+
+    def _refined(self) -> bool:
+        """Measure the error of the splines again; take a better basis where the weights have outgrown it."""
+        descriptor, type_map = self.problem.model.descriptor, self.problem.model.type_map
+        if self.basis is None:
+            return False
+        inner = merge(self.state.trained, self.frozen)["DeepPot"]["descriptor"]
+        error = descriptor.spline_error(inner, type_map, self.basis)
+        logger.debug("error of the splines: %.1e with %d functions", error, self.basis.n)
+        if error <= descriptor.tolerance():
+            return False
+        old, self.basis = self.basis, descriptor.choose_basis(inner, type_map, self.basis.upper)
+        logger.info(
+            "splines: the error %.1e of %d functions exceeds the tolerance %.1e; from here on %s",
+            error, old.n, descriptor.tolerance(), "the direct path" if self.basis is None else f"{self.basis.n} functions",
+        )  # fmt: skip
+        return True
+
+    def _checkpoint(self, completed: dict[str, Any], step: int) -> ckpt.Checkpoint:
+        state = self.state
+        parts: dict[str, Any] = {
+            "trained": state.trained,
+            "frozen": self.frozen,
+            "optimizer": state_to_arrays(state.optimizer),
+            "sampler": self.sampler.state(),
+        }
+        optional = {
+            "ema": state.ema,
+            "swa": None if state.swa is None else state_to_arrays(state.swa),
+            "sums": state.sums,
+            "valid_sampler": None if self.valid_sampler is None else self.valid_sampler.state(),
+        }
+        parts |= {name: part for name, part in optional.items() if part is not None}
+        return ckpt.Checkpoint(step=step, model=self.problem.model, input=completed, basis=self.basis, parts=parts)
+
+
+def _optimizer(problem: Problem, scales: dict[str, float]) -> Any:
+    training = problem.given.training
+    return build(
+        problem.given.optimizer, scales, gradient_max_norm=training.gradient_max_norm or 0.0, acc_freq=training.acc_freq
+    )
+
+
+def _merged_errors(
+    model: Any, loss: Any, trained: Leaves, frozen: Leaves, frames: Any, indices: jax.Array, basis: Any, lr_ratio: Any
+) -> Metrics:
+    return batch_loss(model, loss, merge(trained, frozen), frames.take(indices), basis, lr_ratio)[1]
+
+
+_errors = jax.jit(_merged_errors, static_argnames=("model", "loss", "basis"))

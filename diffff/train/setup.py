@@ -1,0 +1,239 @@
+"""From an input file to all that a training needs: data on the device, a model with statistics, an optimiser."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffff import spec
+from diffff.errors import InputError
+from diffff.formats.deepmd import load_model
+from diffff.potentials.deep import DeepModel
+from diffff.potentials.pairs import FramePairs, truncate
+from diffff.train import checkpoint
+from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
+from diffff.train.config import Input
+from diffff.train.config_data import Data
+from diffff.train.data import System, data_type_map, read_systems
+from diffff.train.energy_bias import change_bias
+from diffff.train.evaluate import evaluate
+from diffff.train.frames import Frames, Place, group_frames
+from diffff.train.groups import Rule
+from diffff.train.neighbor_stat import NeighborCounts, all_pairs, count, resolve
+from diffff.train.sampling import Sampler
+from diffff.train.statistics import fill
+
+Params = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a run come from.
+
+    Attributes:
+        model: hyper-parameters of the file.
+        params: its parameter tree, ``{"DeepPot": ...}``.
+        finetune: whether the energy bias follows the new data.
+    """
+
+    model: DeepModel
+    params: Params
+    finetune: bool
+
+    @classmethod
+    def read(cls, path: Path, *, finetune: bool) -> "Source":
+        """Read a checkpoint or a model file."""
+        if checkpoint.is_checkpoint(path):
+            found = checkpoint.read(path)
+            return cls(found.model, found.params(), finetune)
+        model, params = load_model(path)
+        return cls(model, {"DeepPot": params}, finetune)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Systems with their frames on the device, and how batches are drawn.
+
+    Attributes:
+        systems: the systems.
+        sizes: frames per batch of each system.
+        probabilities: of each system.
+        groups: frames on the device.
+        places: of each system in the groups.
+    """
+
+    systems: Sequence[System]
+    sizes: tuple[int, ...]
+    probabilities: np.ndarray
+    groups: Sequence[Frames]
+    places: Sequence[Place]
+
+    def locate(self, system: int, frames: np.ndarray) -> tuple[Frames, np.ndarray]:
+        """The group of a system, and the indices there of some of its frames."""
+        place = self.places[system]
+        return self.groups[place.group], (place.start + frames).astype(np.int32)
+
+    def sampler(self, seed: int | None, *, shuffle: bool) -> Sampler:
+        """Draws batches; see `Sampler`."""
+        copies = [system.labels.get("numb_copy") for system in self.systems]
+        frames = [system.n_frames for system in self.systems]
+        return Sampler(frames, self.sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on what.
+
+    Attributes:
+        given: the input.
+        model: hyper-parameters, with type map and slots as numbers.
+        params: initial parameter tree, statistics included.
+        train: training data.
+        valid: validation data, if any.
+        shortest: smallest distance between two atoms in the data, Å.
+        numb_steps: length of the run.
+    """
+
+    given: Input
+    model: DeepModel
+    params: Params
+    train: DataSet
+    valid: DataSet | None
+    shortest: float
+    numb_steps: int
+
+    def rules(self) -> tuple[Rule, ...]:
+        """What trains: the keys `trainable` of the sections, then the rules of the optimiser."""
+        fitting = self.model.fitting_net.trainable
+        layers = fitting if isinstance(fitting, tuple) else (fitting,) * (len(self.model.fitting_net.neuron) + 1)
+        frozen = [] if self.model.descriptor.trainable else ["DeepPot/descriptor/embeddings/*"]
+        frozen += [f"DeepPot/fitting/nets/*/{k}/*" for k, trained in enumerate(layers) if not trained]
+        return (*(Rule(select=pattern, train=False) for pattern in frozen), *self.given.optimizer.rules)
+
+
+def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) -> Problem:
+    """Read the data, find the neighbours, make or take the model and its statistics.
+
+    Args:
+        given: the input.
+        source: weights to begin with; None: random ones.
+        skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours.
+
+    Raises:
+        InputError: anything wrong with the data, or a source that is another model.
+    """
+    training = given.training
+    train_data, valid_data = training.training_data, training.validation_data
+    type_map = given.model.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
+    train_systems = _read(given, train_data, type_map)
+    valid_systems = [] if valid_data is None else _read(given, valid_data, type_map)
+    rcut = given.model.descriptor.rcut
+    pairs = [all_pairs(system, rcut) for system in (*train_systems, *valid_systems)]
+    counts = count((*train_systems, *valid_systems), pairs, len(type_map))
+    model = resolve(given.model, type_map, None if skip_neighbor_stat else counts)
+    pairs = [
+        _fitting_pairs(p, system, model) for p, system in zip(pairs, (*train_systems, *valid_systems), strict=True)
+    ]
+    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)])
+    valid = None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :])
+    for title, data in (("training", train), ("validation", valid)):
+        if data is not None:
+            logger.info("%s data\n%s", title, systems_table(data.systems, data.sizes, data.probabilities))
+    if source is None:
+        seed = 0 if training.seed is None else training.seed
+        stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
+        params = fill(model, model.init(seed), train.systems, train.sizes, pairs=pairs[: len(train_systems)], **stat)
+    else:
+        _same_model(model, source.model)
+        params = source.params["DeepPot"]
+        if source.finetune:
+            params = shifted_bias(model, {"DeepPot": params}, train)["DeepPot"]
+    return Problem(
+        given=given,
+        model=model,
+        params={"DeepPot": params},
+        train=train,
+        valid=valid,
+        shortest=_shortest(counts, rcut),
+        numb_steps=_numb_steps(given, train),
+    )
+
+
+def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
+    """The parameters with the energy bias that fits the data best."""
+    from diffff.model import Model
+
+    whole = Model(spec=model, params=params)
+    inner = change_bias(
+        model, params["DeepPot"], data.systems, data.sizes, lambda system, f: evaluate(whole, system, f)["energy"]
+    )
+    return {**params, "DeepPot": inner}
+
+
+def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
+    fitting = given.model.fitting_net
+    systems = read_systems(
+        data.systems,
+        type_map,
+        rglob_patterns=data.rglob_patterns,
+        numb_fparam=fitting.numb_fparam,
+        default_fparam=fitting.default_fparam,
+        numb_aparam=fitting.numb_aparam,
+        numb_generalized_coord=given.loss.numb_generalized_coord,
+    )
+    return kept_systems(data.batch_size, systems)
+
+
+def _fitting_pairs(pairs: Sequence[FramePairs], system: System, model: DeepModel) -> list[FramePairs]:
+    return [truncate(p, system.types, model.descriptor) for p in pairs]
+
+
+def _data_set(given: Input, data: Data, systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]]) -> DataSet:
+    sizes = batch_sizes(data.batch_size, systems)
+    batches = [n_batches(system.set_sizes, size) for system, size in zip(systems, sizes, strict=True)]
+    wanted = {label for term in given.loss.terms for label in given.loss.labels(term)}
+    wanted |= {"atom_pref", "fparam", "aparam", "energy", "force", "virial"}
+    wanted |= {"atom_ener_coeff"} if given.loss.enable_atom_ener_coeff else set()
+    groups, places = group_frames(systems, pairs, sorted(wanted))
+    return DataSet(systems, sizes, probabilities(data.auto_prob, data.sys_probs, batches), groups, places)
+
+
+def _same_model(wanted: DeepModel, found: DeepModel) -> None:
+    """Refuse weights of a model with other hyper-parameters; what does not change the meaning of the weights may differ."""
+    free = {"seed", "trainable", "data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "preset_out_bias", "rcond",
+            "sel_overflow", "evaluation", "spline_tolerance", "set_davg_zero", "default_fparam"}  # fmt: skip
+    ours, theirs = _flat(spec.completed(wanted)), _flat(spec.completed(found))
+    different = [
+        f"{key} is {ours.get(key)} in the input and {theirs.get(key)} in the file"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key) and key.rpartition(".")[2] not in free
+    ]
+    if different:
+        raise InputError(
+            f"the weights belong to another model: {'; '.join(different)}. Make the section model the same as the file's "
+            "(dff show prints it), or train from the start."
+        )
+
+
+def _flat(section: Any, path: str = "model") -> dict[str, Any]:
+    if not isinstance(section, dict):
+        return {path: "float64" if path.endswith("precision") and section == "default" else section}
+    return {key: value for name, part in section.items() for key, value in _flat(part, f"{path}.{name}").items()}
+
+
+def _shortest(counts: NeighborCounts, rcut: float) -> float:
+    return float(min(counts.shortest, rcut))
+
+
+def _numb_steps(given: Input, train: DataSet) -> int:
+    if given.training.numb_steps is not None:
+        return given.training.numb_steps
+    batches = [n_batches(s.set_sizes, size) for s, size in zip(train.systems, train.sizes, strict=True)]
+    assert given.training.numb_epoch is not None  # one of the two is given
+    steps = epoch_steps(given.training.numb_epoch, batches, train.probabilities)
+    logger.info("%g epochs are %d steps", given.training.numb_epoch, steps)
+    return steps
