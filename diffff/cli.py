@@ -47,8 +47,11 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
 
     def add_file(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(path, encoding="utf-8")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handler = logging.FileHandler(path, encoding="utf-8")
+            except OSError as error:
+                raise click.BadParameter(f"{path}: cannot be written ({error.strerror}).") from None
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logger.addHandler(handler)
 
@@ -201,8 +204,15 @@ def test(
 @click.option(
     "-o", "--output", type=FILE, default="frozen_model.dp", show_default=True, help="The model file to write."
 )
+@click.option(
+    "--weights",
+    type=click.Choice(["trained", "ema", "swa"]),
+    default="trained",
+    show_default=True,
+    help="The weights of the last step, their moving average, or their plain mean.",
+)
 @logged
-def freeze(checkpoint: Path, output: Path) -> None:
+def freeze(checkpoint: Path, output: Path, weights: str) -> None:
     """Write a checkpoint as a model file.
 
     The file is in DeePMD-kit's .dp format, which LAMMPS and other programs load through DeePMD-kit.
@@ -210,7 +220,7 @@ def freeze(checkpoint: Path, output: Path) -> None:
     start_jax()
     from diffff.train.checkpoint import freeze
 
-    freeze(checkpoint, output)
+    freeze(checkpoint, output, weights=weights)
 
 
 @main.command()

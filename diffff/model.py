@@ -5,9 +5,9 @@
 >>> energy, force, virial = water.eval(coords, box, types)  # doctest: +SKIP
 """
 
-import dataclasses
+import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ predict = jax.jit(DeepModel.predict, static_argnames=("self", "layout", "basis",
 
 
 def spline_range(model: DeepModel, shortest: float) -> float:
-    """Upper end of the splines, 1/Å, that covers pairs down to ``shortest`` Å; from a ladder, so that programs are shared."""
+    """Upper end of splines for pairs down to ``shortest`` Å, 1/Å; from a ladder, so that programs are shared."""
     s = float(model.descriptor.shape.switch(jnp.asarray(shortest))) / (shortest + model.descriptor.env_protection)
     return float(1.1 ** np.ceil(np.log(max(s, 0.05)) / np.log(1.1) + 0.2))
 
@@ -46,6 +46,7 @@ class Model:
 
     spec: DeepModel
     params: Params
+    _bases: dict[float, SplineBasis | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         double = {"default", "float64"} & {self.spec.descriptor.precision, self.spec.fitting_net.precision}
@@ -68,7 +69,10 @@ class Model:
     def basis(self, shortest: float) -> SplineBasis | None:
         """Splines that follow the embedding nets, for pairs down to ``shortest`` Å; None on the direct path."""
         upper = spline_range(self.spec, shortest)
-        return self.spec.descriptor.choose_basis(self.params["DeepPot"]["descriptor"], self.type_map, upper)
+        if upper not in self._bases:
+            params = self.params["DeepPot"]["descriptor"]
+            self._bases[upper] = self.spec.descriptor.choose_basis(params, self.type_map, upper)
+        return self._bases[upper]
 
     def potential(self, types: np.ndarray, shortest: float = 0.5) -> Potential:
         """The potential for atoms of these types, in nm and kJ/mol.
@@ -107,59 +111,48 @@ class Model:
             InputError: shapes that do not fit, or missing frame or atomic parameters.
         """
         frames = self._frames(coords, box, types, fparam, aparam)
-        shortest = min((np.linalg.norm(f.pairs.dr, axis=1).min(initial=self.rcut) for f in frames), default=self.rcut)
+        if any(frame.pairs.truncated for frame in frames):
+            _warn_of_truncation(self.spec.descriptor.slots)
+        shortest = min(np.linalg.norm(frame.pairs.dr, axis=1).min(initial=self.rcut) for frame in frames)
         basis = self.basis(float(shortest))
-        dropped = sum(f.pairs.truncated for f in frames)
-        if dropped:
-            logger.warning(
-                "%d neighbour pairs exceed descriptor.sel = %s and were left out, as DeePMD-kit does; "
-                "energies are not smooth there. Train with a larger sel.",
-                dropped,
-                list(self.spec.descriptor.slots),
-            )
-        results = [self._eval_frame(frame, basis, atomic) for frame in frames]
+        capacity = capacity_for(max(len(frame.pairs.center) for frame in frames))
+        results = [self._eval_frame(frame, capacity, basis, atomic) for frame in frames]
         return tuple(np.stack(column) for column in zip(*results, strict=True))
 
-    def _frames(
-        self,
-        coords: np.ndarray,
-        box: np.ndarray | None,
-        types: np.ndarray,
-        fparam: np.ndarray | None,
-        aparam: np.ndarray | None,
-    ) -> "list[_Frame]":
+    def _frames(self, coords: Any, box: Any, types: Any, fparam: Any, aparam: Any) -> "list[_Frame]":
         types = np.asarray(types, int)
         n_atoms = types.shape[-1]
         coords = _shaped(coords, "coords", (n_atoms, 3))
-        n_frames, fitting = len(coords), self.spec.fitting_net
-        types = np.broadcast_to(types, (n_frames, n_atoms))
+        n_frames = len(coords)
         if types.max(initial=-1) >= len(self.type_map):
             raise InputError(f"types: {types.max()} is no type of this model; its type map is {list(self.type_map)}.")
-        boxes = None if box is None else np.broadcast_to(_shaped(box, "box", (3, 3)), (n_frames, 3, 3))
-        if fitting.numb_fparam and fparam is None:
-            fparam = None if fitting.default_fparam is None else np.asarray(fitting.default_fparam)
-        wanted = (("fparam", fparam, (fitting.numb_fparam,)), ("aparam", aparam, (n_atoms, fitting.numb_aparam)))
+        boxes = None if box is None else _spread(box, "box", (3, 3), n_frames)
+        fitting = self.spec.fitting_net
+        fparam = fitting.default_fparam if fparam is None else fparam
         extra = {}
-        for name, given, shape in wanted:
+        for name, given, shape in (
+            ("fparam", fparam, (fitting.numb_fparam,)),
+            ("aparam", aparam, (n_atoms, fitting.numb_aparam)),
+        ):
             if shape[-1] and given is None:
-                raise InputError(
-                    f"this model needs {name}: {shape[-1]} numbers for each {'frame' if name[0] == 'f' else 'atom'}."
-                )
-            extra[name] = np.broadcast_to(_shaped(given, name, shape), (n_frames, *shape)) if shape[-1] else None
+                each = "frame" if name == "fparam" else "atom"
+                raise InputError(f"this model needs {name}: {shape[-1]} numbers for each {each}.")
+            extra[name] = _spread(given, name, shape, n_frames) if shape[-1] else [None] * n_frames
+        types = np.broadcast_to(types, (n_frames, n_atoms))
+        counts = (types[:, :, None] == np.arange(len(self.type_map))).sum(axis=1)
+        layout = tuple(int(n) for n in counts.max(axis=0))
         return [
             _Frame.make(
-                self.spec,
-                coords[f],
-                None if boxes is None else boxes[f],
-                types[f],
-                **{name: None if values is None else values[f] for name, values in extra.items()},
+                self.spec, layout, coords[f], None if boxes is None else boxes[f], types[f],
+                extra["fparam"][f], extra["aparam"][f],
             )
             for f in range(n_frames)
-        ]
+        ]  # fmt: skip
 
-    def _eval_frame(self, frame: "_Frame", basis: SplineBasis | None, atomic: bool) -> tuple[np.ndarray, ...]:
-        n_real, n_atoms = len(frame.order), frame.n_atoms
-        center, neighbor, dr = frame.pairs.padded(capacity_for(len(frame.pairs.center)), n_real)
+    def _eval_frame(
+        self, frame: "_Frame", capacity: int, basis: SplineBasis | None, atomic: bool
+    ) -> tuple[np.ndarray, ...]:
+        center, neighbor, dr = frame.pairs.padded(capacity, len(frame.order))
         out = predict(
             self.spec,
             self.params["DeepPot"],
@@ -168,14 +161,15 @@ class Model:
             dr,
             layout=frame.layout,
             basis=basis,
+            real=None if frame.real.all() else frame.real,
             fparam=frame.fparam,
             aparam=frame.aparam,
             atomic_virial=atomic,
         )
 
         def placed(values: jax.Array) -> np.ndarray:
-            full = np.zeros((n_atoms, *values.shape[1:]))
-            full[frame.order] = values
+            full = np.zeros((frame.n_atoms, *values.shape[1:]))
+            full[frame.order[frame.real]] = np.asarray(values)[frame.real]
             return full
 
         result = (np.asarray(out["energy"]).reshape(1), placed(out["force"]), np.asarray(out["virial"]).reshape(9))
@@ -184,12 +178,13 @@ class Model:
         return (*result, placed(out["atom_ener"][:, None]), placed(out["atom_virial"].reshape(-1, 9)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Frame:
-    """One frame with its atoms in blocks by type; virtual atoms are left out."""
+    """One frame with its atoms in blocks by type; a block may have empty slots at its end."""
 
     pairs: FramePairs
-    order: np.ndarray
+    order: np.ndarray  # (n_slots,) atom in each slot
+    real: np.ndarray  # (n_slots,) whether there is one
     layout: Layout
     n_atoms: int
     fparam: np.ndarray | None
@@ -199,18 +194,41 @@ class _Frame:
     def make(
         cls,
         model: DeepModel,
+        layout: Layout,
         positions: np.ndarray,
         box: np.ndarray | None,
         types: np.ndarray,
         fparam: np.ndarray | None,
         aparam: np.ndarray | None,
     ) -> "_Frame":
-        order = np.argsort(types, kind="stable")
-        order = order[types[order] >= 0]
-        layout = tuple(int(n) for n in np.bincount(types[order], minlength=len(model.type_map)))
-        pairs = pairs_within(model.descriptor.rcut, positions[order], box)
-        pairs = truncate(pairs, types[order], model.descriptor)
-        return cls(pairs, order, layout, len(types), fparam, None if aparam is None else aparam[order])
+        order, real = [], []
+        for t, n_slots in enumerate(layout):
+            atoms = np.flatnonzero(types == t)
+            order.append(np.r_[atoms, np.zeros(n_slots - len(atoms), int)])
+            real.append(np.arange(n_slots) < len(atoms))
+        order, real = np.concatenate(order), np.concatenate(real)
+        slot_types = np.repeat(np.arange(len(layout)), layout)
+        pairs = pairs_within(model.descriptor.rcut, positions[order], box, None if real.all() else real)
+        pairs = truncate(pairs, slot_types, model.descriptor)
+        return cls(pairs, order, real, layout, len(types), fparam, None if aparam is None else aparam[order])
+
+
+@functools.cache
+def _warn_of_truncation(sel: tuple[int, ...]) -> None:
+    """Say once per program and ``sel``."""
+    logger.warning(
+        "an atom has more neighbours than descriptor.sel = %s holds: the farthest are left out, as DeePMD-kit does, "
+        "and the energy is not smooth there. Train with a larger sel.",
+        list(sel),
+    )
+
+
+def _spread(values: Any, name: str, shape: tuple[int, ...], n_frames: int) -> np.ndarray:
+    """``values`` of one frame, or of each, as one array for each frame."""
+    array = _shaped(values, name, shape)
+    if len(array) not in (1, n_frames):
+        raise InputError(f"{name}: {len(array)} frames, but coords has {n_frames}.")
+    return np.broadcast_to(array, (n_frames, *shape))
 
 
 def _shaped(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -231,8 +249,3 @@ def load(path: str | PathLike[str]) -> Model:
 
     spec, params = load_model(Path(path))
     return Model(spec=spec, params={"DeepPot": params})
-
-
-def with_params(model: Model, params: Params) -> Model:
-    """The same model with other parameters."""
-    return dataclasses.replace(model, params=params)

@@ -12,8 +12,6 @@ from scipy.spatial import KDTree
 from diffff import space
 from diffff.pytree import pytree, static
 
-PADDING = 256  # capacities are multiples of this, so that lists of similar length share a compiled program
-
 
 @pytree
 class Neighbors:
@@ -32,7 +30,7 @@ class Neighbors:
     cutoff: float = static()
 
     def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Each pair in both directions: centre ``(2 capacity,)``, neighbour ``(2 capacity,)``, shift ``(2 capacity, 3)``."""
+        """Each pair in both directions: centre, neighbour ``(2 capacity,)`` and shift ``(2 capacity, 3)``."""
         return (
             jnp.concatenate([self.i, self.j]),
             jnp.concatenate([self.j, self.i]),
@@ -41,8 +39,14 @@ class Neighbors:
 
 
 def capacity_for(n_pairs: int) -> int:
-    """Smallest capacity that holds ``n_pairs``."""
-    return max(1, -(-n_pairs // PADDING)) * PADDING
+    """A capacity that holds ``n_pairs``, from a ladder of steps of at most 1/16, so that programs are shared.
+
+    Example:
+        >>> capacity_for(0), capacity_for(257), capacity_for(17064)
+        (256, 512, 17408)
+    """
+    step = max(256, 1 << max(0, n_pairs.bit_length() - 5))
+    return max(1, -(-n_pairs // step)) * step
 
 
 def directed_pairs(
@@ -96,7 +100,7 @@ def neighbor_list(
         positions: shape ``(n_atoms, 3)``, nm.
         box: shape ``(3, 3)`` or None, nm.
         cutoff: nm.
-        capacity: number of entries; by default the smallest multiple of 256 that fits.
+        capacity: number of entries; by default that of `capacity_for`.
 
     Raises:
         ValueError: more pairs than ``capacity``.
@@ -119,7 +123,7 @@ def neighbor_list(
 
 
 def keep_nearest(center: np.ndarray, types: np.ndarray, distance: np.ndarray, sel: tuple[int, ...]) -> np.ndarray:
-    """Which directed pairs fit into the slots: the nearest ``sum(sel)`` of each centre, of these ``sel[t]`` of each type.
+    """Which pairs fit into the slots: the nearest ``sum(sel)`` of each centre, and of these ``sel[t]`` of each type.
 
     This is DeePMD-kit's order of truncation.
 

@@ -7,10 +7,11 @@ time step; a net is the list of its layers. Source of the architecture: doi:10.1
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from pydantic import AfterValidator
 
 Layer: TypeAlias = dict[str, jax.Array]
 Activation: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -30,9 +31,18 @@ ACTIVATIONS: dict[str, Activation] = {
 _SILUT = re.compile(r"(?:silut|custom_silu)(?::(\d+(?:\.\d*)?))?")
 
 
-def is_activation(name: str) -> bool:
-    """Whether ``activation(name)`` exists."""
-    return name.lower() in ACTIVATIONS or _SILUT.fullmatch(name.lower()) is not None
+def known_activation(name: str) -> str:
+    """The name, if there is an activation function of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name.lower() not in ACTIVATIONS and _SILUT.fullmatch(name.lower()) is None:
+        raise ValueError(f'unknown activation function "{name}"; known: {", ".join(ACTIVATIONS)}, silut[:T]')
+    return name
+
+
+ActivationName = Annotated[str, AfterValidator(known_activation)]
 
 
 def activation(name: str) -> Activation:

@@ -3,9 +3,10 @@
     A[i, 0, (t, k)] = sum_j phi_k(s_ij)              j: neighbours of type t
     A[i, c, (t, k)] = sum_j phi_k(s_ij) a_ij,c       c = x, y, z;   a = alpha(r) dr,  alpha = s / (r + p)
 
-With ``G`` the derivative of the energy with respect to A, each pair needs the window of G that its six spline functions touch:
+With ``G = dE/dA``, each pair needs the window of G that its six spline functions touch:
 
-    dE/d(dr) = [sum_k (G_0k + sum_c a_c G_ck) phi'_k] ds/d(dr) + alpha q + (alpha'/r) (q . dr) dr,    q_c = sum_k G_ck phi_k
+    dE/d(dr) = [sum_k (G_0k + sum_c a_c G_ck) phi'_k] ds/d(dr) + alpha q + (alpha'/r) (q . dr) dr
+         q_c = sum_k G_ck phi_k
 
 Differentiating through the pieces instead would evaluate the splines again for each of the 24 numbers of a window.
 """

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from diffff import nn
 from diffff.spec import Spec
@@ -19,13 +19,13 @@ class EnergyFitting(Spec):
     With ``atom_ener`` given for a type, its net is taken relative to an atom without neighbours:
     ``Net_t([D_i, ...]) - Net_t([0, ...])``.
 
-    Parameter tree: ``{"nets": {type: layers}}``, and ``fparam_avg, fparam_inv_std, aparam_avg, aparam_inv_std`` of shape
-    ``(numb_fparam,)`` or ``(numb_aparam,)`` where these are used.
+    Parameter tree: ``{"nets": {type: layers}}``, and where these are used ``fparam_avg``, ``fparam_inv_std`` of shape
+    ``(numb_fparam,)``, ``aparam_avg``, ``aparam_inv_std`` of shape ``(numb_aparam,)``.
     """
 
     type: Literal["ener"] = Field(default="ener", description="Energy, with forces and virial by differentiation.")
     neuron: tuple[PositiveInt, ...] = Field(default=(120, 120, 120), description="Widths of the hidden layers.")
-    activation_function: str = Field(default="tanh", description="Activation of the hidden layers.")
+    activation_function: nn.ActivationName = Field(default="tanh", description="Activation of the hidden layers.")
     resnet_dt: bool = Field(default=True, description="Trainable time step in the residual layers.")
     precision: Literal["default", "float32", "float64"] = Field(
         default="default", description="Precision; default: float64."
@@ -50,13 +50,6 @@ class EnergyFitting(Spec):
         "use_aparam_as_mask": (False, "a mask through aparam belongs to se_a_mask; remove the key"),
         "layer_name": (None, "shared layers belong to multi-task models, which diffff does not have; remove the key"),
     }
-
-    @field_validator("activation_function")
-    @classmethod
-    def _known_activation(cls, name: str) -> str:
-        if not nn.is_activation(name):
-            raise ValueError(f'unknown activation function "{name}"; known: {", ".join(nn.ACTIVATIONS)}, silut[:T]')
-        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> "EnergyFitting":

@@ -73,6 +73,8 @@ def write_tree(path: str | Path, tree: Tree) -> None:
     """
     path = Path(path)
     write = _write_yaml if _suffix(path) in _YAML else _write_dp
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no directory {path.parent}. Make it, or choose another place.")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part, tree)

@@ -27,9 +27,11 @@ Params = dict[str, Any]
 Layout = tuple[int, ...]
 
 _LATER = 'is not in diffff yet; use "se_e2_a", or train this model with DeePMD-kit'
-_DESCRIPTORS = ("se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be", "se_t", "se_a_tpe", "se_a_ebd", "se_a_ebd_v2", "loc_frame",
-                "se_a_mask", "hybrid", "se_atten", "dpa1", "se_atten_v2", "se_e3_tebd", "dpa2", "dpa3", "dpa4", "DPA4", "SeZM", "sezm",
-                "dpa4c", "DPA4C", "se_a_tpe_v2")  # fmt: skip
+_DESCRIPTORS = (
+    *("se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be", "se_t", "se_a_tpe", "se_a_tpe_v2", "se_a_ebd", "se_a_ebd_v2"),
+    *("loc_frame", "se_a_mask", "hybrid", "se_atten", "dpa1", "se_atten_v2", "se_e3_tebd"),
+    *("dpa2", "dpa3", "dpa4", "DPA4", "SeZM", "sezm", "dpa4c", "DPA4C"),
+)
 _FITTINGS = ("dos", "dipole", "polar", "property", "population", "dpa4_ener", "sezm_ener")
 
 

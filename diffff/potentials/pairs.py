@@ -1,4 +1,4 @@
-"""The pairs of a frame that a Deep Potential sees: all within the cutoff, as far as the slots of the descriptor hold them.
+"""The pairs of a frame that a Deep Potential sees: those within the cutoff that the slots of the descriptor hold.
 
 Host side, numpy; lengths in Å.
 """

@@ -4,9 +4,12 @@ A checkpoint is an HDF5 file: the arrays by path (`trained/...`, `frozen/...`, `
 `sampler/...`), the step, the spline basis, and the completed input as JSON. It is written beside its place and renamed.
 """
 
+import glob
+import io
 import json
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,8 @@ class Checkpoint:
         model: hyper-parameters, with type map and slots as numbers.
         input: the completed input of the run.
         basis: spline functions in use, or None on the direct path.
-        parts: arrays by path, in parts: "trained", "frozen", "optimizer", "ema", "swa", "sums", "sampler", "valid_sampler".
+        parts: arrays by path, in parts: "trained", "frozen", "optimizer", "ema", "swa", "sums", "sampler",
+            "valid_sampler".
     """
 
     step: int
@@ -46,8 +50,19 @@ class Checkpoint:
     parts: dict[str, Arrays]
 
     def params(self, weights: str = "trained") -> dict[str, Any]:
-        """The parameter tree; ``weights`` may also be "ema"."""
-        return tree.unflatten({**self.parts["frozen"], **self.parts[weights]})
+        """The parameter tree; ``weights`` may also be "ema" or "swa", the averages over the run.
+
+        Raises:
+            InputError: The run does not keep this average, or has not begun with it.
+        """
+        arrays = self.parts.get(weights, {"count": np.zeros(())})
+        if not arrays.get("count", True):
+            raise InputError(
+                f'step {self.step} has no weights "{weights}". Set training.enable_{weights} in the input of the run; '
+                "the plain mean, swa, begins at training.swa_start."
+            )
+        mean = {name.removeprefix("mean/"): array for name, array in arrays.items() if name != "count"}
+        return tree.unflatten({**self.parts["frozen"], **mean})
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -60,11 +75,14 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "input": checkpoint.input,
         "basis": None if checkpoint.basis is None else {"n": checkpoint.basis.n, "upper": checkpoint.basis.upper},
     }
-    with replacing(path) as beside, h5py.File(beside, "w") as file:
+    content = io.BytesIO()  # HDF5 does not get over a full disk in good order, a plain file does
+    with h5py.File(content, "w") as file:
         file["header"] = json.dumps(header)  # a dataset: attributes are limited to 64 kB
         for part, arrays in checkpoint.parts.items():
             for name, array in arrays.items():
                 file.create_dataset(f"{part}/{name}", data=np.asarray(array))
+    with replacing(path) as beside:
+        beside.write_bytes(content.getbuffer())
 
 
 def read(path: Path) -> Checkpoint:
@@ -74,22 +92,29 @@ def read(path: Path) -> Checkpoint:
         InputError: There is none, or it is damaged.
     """
     path = find(path)
+    if path.suffix in (".dp", ".yaml", ".yml"):
+        raise InputError(f"{path}: a model file, which has the weights only. Begin a new run with --init-model {path}.")
     try:
         with h5py.File(path, "r") as file:
-            header = json.loads(file["header"][()])
+            dataset = file["header"]
+            if not isinstance(dataset, h5py.Dataset):
+                raise KeyError("header")
+            header = json.loads(dataset[()])
             arrays: Arrays = {}
             file.visititems(
                 lambda name, node: arrays.update({name: node[()]} if isinstance(node, h5py.Dataset) else {})
             )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{path}: no checkpoint of diffff, or damaged ({error}). Use an earlier one.") from None
-    if header.get("format") != _FORMAT:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise InputError(f"{path}: no checkpoint of diffff.")
-    parts: dict[str, Arrays] = {}
+    parts: dict[str, Arrays] = {"optimizer": {}}  # plain gradient descent has no state
     del arrays["header"]
     for name, array in arrays.items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = array
+    if missing := {"trained", "frozen", "sampler"} - parts.keys():
+        raise InputError(f"{path}: damaged, it lacks {', '.join(sorted(missing))}. Use an earlier checkpoint.")
     basis = header["basis"]
     return Checkpoint(
         step=header["step"],
@@ -101,7 +126,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint file meant by ``path``: itself, ``path.h5``, or what the file `checkpoint` in a directory names."""
+    """The checkpoint file meant by ``path``: itself, ``path.h5``, or what `checkpoint` in a directory names."""
     if path.is_dir():
         pointer = path / "checkpoint"
         if not pointer.is_file():
@@ -124,12 +149,12 @@ def load_model_of(path: Path) -> Model:
     return Model(spec=checkpoint.model, params=checkpoint.params())
 
 
-def freeze(checkpoint: Path, output: Path) -> None:
-    """Write the model of a checkpoint as a ``.dp`` or ``.yaml`` file."""
+def freeze(checkpoint: Path, output: Path, *, weights: str = "trained") -> None:
+    """Write the model of a checkpoint as a ``.dp`` or ``.yaml`` file; for ``weights`` see `Checkpoint.params`."""
     from diffff.formats.deepmd import save_model
 
     found = read(checkpoint)
-    save_model(output, found.model, found.params()["DeepPot"])
+    save_model(output, found.model, found.params(weights)["DeepPot"])
     logger.info("step %d of %s written to %s", found.step, find(checkpoint), output)
 
 
@@ -149,6 +174,22 @@ class Keeper:
         """Where the checkpoint of a step goes."""
         return Path(f"{self.prefix}-{step}{SUFFIX}")
 
+    def check_directory(self) -> None:
+        """Find out before the first step whether checkpoints can be written.
+
+        Raises:
+            InputError: They cannot.
+        """
+        directory = self.prefix.parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{directory}: checkpoints cannot be written here ({error.strerror}). Choose another training.save_dir."
+            ) from None
+
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, point ``checkpoint`` and ``<prefix>.h5`` to it, remove those that are too old."""
         path = self.path(checkpoint.step)
@@ -165,7 +206,7 @@ class Keeper:
     def _up_to(self, last: int) -> list[Path]:
         """Checkpoints in order; those beyond the step ``last`` belong to an earlier run and are left alone."""
         steps = {}
-        for path in self.prefix.parent.glob(f"{self.prefix.name}-*{SUFFIX}"):
+        for path in self.prefix.parent.glob(f"{glob.escape(self.prefix.name)}-*{SUFFIX}"):
             number = path.stem.removeprefix(f"{self.prefix.name}-")
             if number.isdecimal() and int(number) <= last:
                 steps[int(number)] = path

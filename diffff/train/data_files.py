@@ -89,7 +89,7 @@ class Group:
 
     def sets(self) -> list[Folder]:
         """See `Folder`."""
-        names = sorted(name for name in self.group if name.startswith("set."))
+        names = sorted(name for name in map(str, self.group) if name.startswith("set."))
         found = [self.group[name] for name in names]
         return [Group(self.file, group) for group in found if isinstance(group, h5py.Group)]
 

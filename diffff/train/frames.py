@@ -48,7 +48,7 @@ class Frames:
         return jax.tree.map(lambda x: x[indices], self)
 
     def vectors(self) -> jax.Array:
-        """``dr`` of each pair, shape ``(n_frames, capacity, 3)``, Å; (2, 2, 2) times the box or so for unused entries."""
+        """``dr`` of each pair, shape ``(n_frames, capacity, 3)``, Å; zero for unused entries."""
         last = self.positions.shape[1] - 1
 
         def of_frame(
@@ -101,7 +101,8 @@ def _joined(systems: Sequence[System], pairs: Sequence[FramePairs], labels: Sequ
     index_type = np.int16 if n_atoms < np.iinfo(np.int16).max else np.int32
     center = np.full((n_frames, capacity), n_atoms, index_type)
     neighbor = np.full((n_frames, capacity), n_atoms, index_type)
-    shift = np.zeros((n_frames, capacity, 3), np.int8)
+    farthest = max((np.abs(p.shift).max(initial=0) for p in pairs), default=0)  # atoms may be unwrapped by many boxes
+    shift = np.zeros((n_frames, capacity, 3), np.int8 if farthest <= np.iinfo(np.int8).max else np.int32)
     for f, p in enumerate(pairs):
         n = len(p.center)
         center[f, :n], neighbor[f, :n], shift[f, :n] = p.center, p.neighbor, p.shift

@@ -1,7 +1,7 @@
 """The learning curve on disk, `lcurve.out`, in the form DeePMD-kit writes and its users' scripts read."""
 
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from diffff.errors import InputError
+from diffff.files import replacing
 
 NAN_NOTE = "# If there is no available reference data, rmse_*_{val,trn} will print nan\n"
 
@@ -41,17 +42,20 @@ class LearningCurve:
             continue_from: The step of the checkpoint a run continues from. A file that is not there is begun.
 
         Raises:
-            InputError: The file to continue has other columns.
+            InputError: The file to continue has other columns, or cannot be written.
         """
         self.path = Path(path)
         self.names = tuple(names)
         self.validation = validation
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if continue_from is not None and self.path.exists():
-            self._drop_rows_after(continue_from)
-            self._file = self.path.open("a", encoding="utf-8")
-        else:
-            self._file = self.path.open("w", encoding="utf-8")
+        is_new = continue_from is None or not self.path.exists()
+        try:
+            if continue_from is not None and not is_new:
+                self._drop_rows_after(continue_from)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w" if is_new else "a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if is_new:
             self._append(self._header())
 
     def write(
@@ -84,8 +88,16 @@ class LearningCurve:
         self.close()
 
     def _append(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # it would try to write once more
+                self._file.close()
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self.path}: cannot be written ({error.strerror or error}).")
 
     def _header(self) -> str:
         kinds = ("val", "trn") if self.validation else ("trn",)
@@ -104,8 +116,14 @@ class LearningCurve:
                 f"{' '.join(self._header().splitlines()[0].split()[1:])}. Move the file away, or choose another "
                 'name by "disp_file".'
             )
-        kept = [line for line in lines if line.startswith("#") or int(line.split()[0]) <= last]
-        _replace(self.path, "".join(kept))
+        try:
+            kept = [line for line in lines if line.startswith("#") or int(line.split()[0]) <= last]
+        except (ValueError, IndexError):
+            raise InputError(
+                f"{self.path}: a line does not begin with a step, so the run cannot append to it. Move it away."
+            ) from None
+        with replacing(self.path) as beside:
+            beside.write_text("".join(kept), encoding="utf-8")
 
 
 def read_lcurve(path: str | Path) -> dict[str, np.ndarray]:
@@ -149,13 +167,3 @@ def read_lcurve(path: str | Path) -> dict[str, np.ndarray]:
         rows.append(row)
     table = np.array(rows, dtype=float).reshape(-1, len(names))
     return dict(zip(names, table.T, strict=True))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put `text` in the place of a file in one step, so that it is never half there."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

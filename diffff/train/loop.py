@@ -19,14 +19,15 @@ from diffff.errors import InputError
 from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
-from diffff.train.config import Input, read_input, write_completed
+from diffff.train.config import read_input, write_completed
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.lcurve import LearningCurve
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
-from diffff.train.setup import Problem, Source, prepare, shifted_bias
+from diffff.train.setup import Params, Problem, Source, input_changes, prepare, shifted_bias
 from diffff.train.step import Metrics, TrainState, batch_loss, make_step
+from diffff.train.validation import FullValidation, full_validations, summary
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ def train(
     completed = given.model_copy(update={"model": problem.model})
     write_completed(completed, output)
     run = Run.begin(problem) if old is None else Run.resume(problem, old)
+    if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
+        logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
     with Interruption() as interruption:
         return run.to_the_end(spec.completed(completed), interruption, resumed=old is not None)
 
 
 class Interruption:
-    """Takes SIGTERM and Ctrl-C: the run saves a checkpoint and stops; a second Ctrl-C stops at once."""
+    """Takes SIGTERM and Ctrl-C: the run saves a checkpoint and stops; Ctrl-C after either of them stops at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -90,9 +93,10 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+        elif number == signal.SIGINT:  # batch systems send SIGTERM more than once, which must not spoil the saving
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
 
 
 @dataclass
@@ -106,6 +110,7 @@ class Run:
     basis: SplineBasis | None
     sampler: Sampler
     valid_sampler: Sampler | None
+    validations: tuple[FullValidation, ...]
 
     # ------------------------------------------------------------------ beginnings
     @classmethod
@@ -132,6 +137,7 @@ class Run:
             basis=Model(spec=problem.model, params=problem.params).basis(problem.shortest),
             sampler=problem.train.sampler(training.seed, shuffle=True),
             valid_sampler=None if problem.valid is None else problem.valid.sampler(0, shuffle=False),
+            validations=full_validations(problem),
         )
 
     @classmethod
@@ -146,6 +152,17 @@ class Run:
                     f"training.{key} differs between the input and the checkpoint; a restart continues the same run. "
                     "Change it back, or begin a new run from the weights with --init-model."
                 )
+        if parts["trained"].keys() != template.trained.keys():
+            other = min(parts["trained"].keys() ^ template.trained.keys())
+            raise InputError(
+                f"the input trains other parameters than the checkpoint: {other} is trained in one of them and frozen "
+                "in the other. Change `trainable` and optimizer.rules back, or begin a new run with --init-model."
+            )
+        if template.sums is not None and template.sums.keys() != parts["sums"].keys():
+            raise InputError(
+                f"the loss of the checkpoint has the errors {', '.join(sorted(parts['sums']))}, that of the input "
+                f"{', '.join(sorted(template.sums))}. Change the loss back, or begin a new run with --init-model."
+            )
         run.state = TrainState(
             step=jnp.asarray(old.step, jnp.int32),
             trained={path: jnp.asarray(parts["trained"][path]) for path in template.trained},
@@ -163,6 +180,8 @@ class Run:
             raise InputError(
                 f"the checkpoint is at step {old.step}, and the run ends at {problem.numb_steps}. Raise numb_steps."
             )
+        for validation in run.validations:
+            validation.restore(old)
         return run
 
     # ------------------------------------------------------------------ the loop
@@ -171,6 +190,7 @@ class Run:
         given, problem = self.problem.given, self.problem
         training, first, last = given.training, int(self.state.step), problem.numb_steps
         keeper = ckpt.Keeper(Path(training.save_dir or ".") / training.save_ckpt, training.checkpoints_kept(last))
+        keeper.check_directory()
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)
@@ -180,6 +200,8 @@ class Run:
             training.disp_file, given.loss.metrics, validation=problem.valid is not None,
             continue_from=first if resumed else None,
         )  # fmt: skip
+        for validation in self.validations:
+            validation.open(first if resumed else None)
         with curve, Progress(last, start=first, frames_per_step=frames_per_step) as progress:
             for done in range(first + 1, last + 1):
                 system, chosen = self.sampler.next()
@@ -190,7 +212,8 @@ class Run:
                 stop = interruption.signal is not None
                 show = done == 1 or done % training.disp_freq == 0
                 save = done % training.save_freq == 0 or done == last or stop
-                if show or save:
+                due = [validation for validation in self.validations if validation.is_due(done)]
+                if show or save or due:
                     self._check_finite(recent)
                 if show:
                     train_errors = self._displayed(metrics, done)
@@ -199,8 +222,11 @@ class Run:
                     curve.write(done, train=train_errors, valid=valid_errors, lr=lr)
                     if training.disp_training:
                         progress.report(done, train=train_errors, valid=valid_errors, lr=lr)
+                for validation in due:
+                    validation.run(done, self._weights(), self.basis, lambda at=done: self._checkpoint(completed, at))
                 if save:
-                    if self._refined():
+                    # not where the run was interrupted: it has to go on as if it had not been
+                    if done % training.save_freq == 0 and self._refined():
                         step = self._compiled_step()
                     path = keeper.save(self._checkpoint(completed, done))
                 if stop:
@@ -215,6 +241,7 @@ class Run:
             path = keeper.save(self._checkpoint(completed, last))
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
+        logger.info("%s", summary(problem, self._weights(), self.basis))
         return path
 
     # ------------------------------------------------------------------ pieces
@@ -237,9 +264,9 @@ class Run:
             return
         step, system, frames = next(entry for entry in recent if entry[0] == failed)
         raise InputError(
-            f"the loss is not finite at step {step}: system {self.problem.train.systems[system].name}, frames "
-            f"{frames.tolist()}. Look at these frames, lower learning_rate.start_lr, or set training.gradient_max_norm; "
-            "the last checkpoint is from before that step."
+            f"loss, gradient or weights are not finite after step {step}: system "
+            f"{self.problem.train.systems[system].name}, frames {frames.tolist()}. Look at these frames, lower "
+            "learning_rate.start_lr, or set training.gradient_max_norm; the last checkpoint is from before that step."
         )
 
     def _displayed(self, metrics: Metrics, done: int) -> dict[str, float]:
@@ -278,6 +305,13 @@ class Run:
                 total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** 2
         return {name: float(np.sqrt(value / weight)) for name, value in total.items()}
 
+    def _weights(self) -> dict[str, Params]:
+        """The parameter trees with the last weights and with those of their averages that are kept."""
+        state = self.state
+        swa = state.swa["mean"] if state.swa is not None and int(state.swa["count"]) else None
+        leaves = {"last": state.trained, "ema": state.ema, "swa": swa}
+        return {name: merge(some, self.frozen) for name, some in leaves.items() if some is not None}
+
     def _refined(self) -> bool:
         """Measure the error of the splines again; take a better basis where the weights have outgrown it."""
         descriptor, type_map = self.problem.model.descriptor, self.problem.model.type_map
@@ -289,9 +323,10 @@ class Run:
         if error <= descriptor.tolerance():
             return False
         old, self.basis = self.basis, descriptor.choose_basis(inner, type_map, self.basis.upper)
+        now = "the direct path" if self.basis is None else f"{self.basis.n} functions"
         logger.info(
             "splines: the error %.1e of %d functions exceeds the tolerance %.1e; from here on %s",
-            error, old.n, descriptor.tolerance(), "the direct path" if self.basis is None else f"{self.basis.n} functions",
+            error, old.n, descriptor.tolerance(), now,
         )  # fmt: skip
         return True
 
@@ -310,6 +345,7 @@ class Run:
             "valid_sampler": None if self.valid_sampler is None else self.valid_sampler.state(),
         }
         parts |= {name: part for name, part in optional.items() if part is not None}
+        parts |= {validation.name: validation.best.to_arrays() for validation in self.validations}
         return ckpt.Checkpoint(step=step, model=self.problem.model, input=completed, basis=self.basis, parts=parts)
 
 

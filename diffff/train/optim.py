@@ -14,7 +14,7 @@ The learning rate is an argument: the step is counted in one place, by the train
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from diffff.train.groups import Rule
 from diffff.train.transforms import accumulate, clip_by_norm, downhill, scale_by_learning_rate
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+State = TypeVar("State", bound=optax.OptState)
 
 EPS = 1e-8
 """ε in m̂ / (√v̂ + ε), outside the root and after the bias correction, as in PyTorch and optax. TensorFlow adds it before
@@ -235,7 +236,7 @@ def state_to_arrays(state: optax.OptState) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def state_from_arrays(template: optax.OptState, arrays: Mapping[str, Any]) -> optax.OptState:
+def state_from_arrays(template: State, arrays: Mapping[str, Any]) -> State:
     """The state that `state_to_arrays` gave, bit for bit.
 
     Args:

@@ -22,6 +22,7 @@ from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
 from diffff.train.frames import Frames, Place, group_frames
 from diffff.train.groups import Rule
+from diffff.train.loss import EnergyLoss
 from diffff.train.neighbor_stat import NeighborCounts, all_pairs, count, resolve
 from diffff.train.sampling import Sampler
 from diffff.train.statistics import fill
@@ -128,13 +129,15 @@ def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) ->
     """
     training = given.training
     train_data, valid_data = training.training_data, training.validation_data
-    type_map = given.model.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
+    wanted = given.model if source is None else _completed_from(source.model, given.model)
+    type_map = wanted.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
     train_systems = _read(given, train_data, type_map)
+    _check_labels(given.loss, train_systems)
     valid_systems = [] if valid_data is None else _read(given, valid_data, type_map)
     rcut = given.model.descriptor.rcut
     pairs = [all_pairs(system, rcut) for system in (*train_systems, *valid_systems)]
     counts = count((*train_systems, *valid_systems), pairs, len(type_map))
-    model = resolve(given.model, type_map, None if skip_neighbor_stat else counts)
+    model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
     pairs = [
         _fitting_pairs(p, system, model) for p, system in zip(pairs, (*train_systems, *valid_systems), strict=True)
     ]
@@ -188,6 +191,27 @@ def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
     return kept_systems(data.batch_size, systems)
 
 
+def _check_labels(loss: EnergyLoss, systems: Sequence[System]) -> None:
+    """Say which terms of the loss have no labels at all; refuse data without any."""
+    without = {
+        term: loss.labels(term)
+        for term in loss.terms
+        if not any(set(loss.labels(term)) <= system.labels.keys() for system in systems)
+    }
+    files = {term: ", ".join(f"{label}.npy" for label in labels) for term, labels in without.items()}
+    if len(without) == len(loss.terms):
+        wanted = "; ".join(files.values()) or "none, for all its prefactors are 0"
+        raise InputError(
+            f"there is nothing to learn: no training system has the labels that the loss needs ({wanted}). Put them "
+            "into set.*/ of the systems, or change the prefactors in the section loss."
+        )
+    for term, missing in files.items():
+        logger.warning(
+            "loss: the term with start_pref_%s and limit_pref_%s is without effect: no training system has %s",
+            term, term, missing,
+        )  # fmt: skip
+
+
 def _fitting_pairs(pairs: Sequence[FramePairs], system: System, model: DeepModel) -> list[FramePairs]:
     return [truncate(p, system.types, model.descriptor) for p in pairs]
 
@@ -202,10 +226,27 @@ def _data_set(given: Input, data: Data, systems: Sequence[System], pairs: Sequen
     return DataSet(systems, sizes, probabilities(data.auto_prob, data.sys_probs, batches), groups, places)
 
 
+def _completed_from(found: DeepModel, given: DeepModel) -> DeepModel:
+    """The model of the input, with what it leaves to the data (no type map, ``sel`` "auto") as the weights have it."""
+    sel = found.descriptor.sel if isinstance(given.descriptor.sel, str) else given.descriptor.sel
+    descriptor = given.descriptor.model_copy(update={"sel": sel})
+    return given.model_copy(update={"type_map": given.type_map or found.type_map, "descriptor": descriptor})
+
+
+def input_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys in which two completed inputs differ, with both values."""
+    old, new = _flat(before, "input"), _flat(now, "input")
+    return [
+        f"{key.removeprefix('input.')} was {old.get(key)} and is {new.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
 def _same_model(wanted: DeepModel, found: DeepModel) -> None:
-    """Refuse weights of a model with other hyper-parameters; what does not change the meaning of the weights may differ."""
-    free = {"seed", "trainable", "data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "preset_out_bias", "rcond",
-            "sel_overflow", "evaluation", "spline_tolerance", "set_davg_zero", "default_fparam"}  # fmt: skip
+    """Refuse weights of a model with other hyper-parameters; those that leave the meaning of the weights may differ."""
+    free = {"seed", "trainable", "data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "preset_out_bias",
+            "rcond", "sel_overflow", "evaluation", "spline_tolerance", "set_davg_zero", "default_fparam"}  # fmt: skip
     ours, theirs = _flat(spec.completed(wanted)), _flat(spec.completed(found))
     different = [
         f"{key} is {ours.get(key)} in the input and {theirs.get(key)} in the file"
@@ -214,8 +255,8 @@ def _same_model(wanted: DeepModel, found: DeepModel) -> None:
     ]
     if different:
         raise InputError(
-            f"the weights belong to another model: {'; '.join(different)}. Make the section model the same as the file's "
-            "(dff show prints it), or train from the start."
+            f"the weights belong to another model: {'; '.join(different)}. Make the section model that of the run they "
+            "are from (it stands in its out.json), or train from the start."
         )
 
 

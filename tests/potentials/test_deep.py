@@ -1,5 +1,10 @@
-"""Deep Potentials against DeePMD-kit, option by option, and against their own derivatives."""
+"""Deep Potentials against DeePMD-kit, option by option, and against their own derivatives.
 
+Every stored case runs on both paths and on all its geometries, which are the frames of one batch. A batch is evaluated
+operation by operation: one compiled program per case would take ten times as long as everything else together.
+"""
+
+import dataclasses
 import re
 import zipfile
 from pathlib import Path
@@ -10,10 +15,14 @@ import numpy as np
 import pytest
 
 import diffff
-from diffff.model import Model
+from diffff.descriptors.radial import SplineBasis
+from diffff.model import Model, spline_range
 from diffff.neighbors import neighbor_list
-from diffff.potentials.base import energy_and_forces, virial
-from diffff.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from diffff.potentials.base import Potential, energy_and_forces, virial
+from diffff.potentials.deep import bind
+from diffff.potentials.pairs import pairs_within, truncate
+from diffff.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, NM_PER_ANGSTROM
+from tests.check_term import check_term
 
 REFERENCES = Path(__file__).parent.parent / "references" / "deepmd"
 
@@ -24,7 +33,9 @@ def reference_numbers() -> dict[str, np.ndarray]:
 
 
 NUMBERS = reference_numbers()
-CASES = sorted({tuple(key.split("/")[:2]) for key in NUMBERS if not key.startswith("geometry/")})
+CASES = sorted({key.split("/")[0] for key in NUMBERS if not key.startswith("geometry/")})
+GEOMETRIES = ("pbc", "small", "tri", "nopbc")  # oxygen and hydrogen; "three" has sodium too
+SHORTEST = 0.75  # Å, less than any distance in them
 
 
 @pytest.fixture(scope="module")
@@ -45,43 +56,196 @@ def geometry(name: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     return NUMBERS[f"geometry/{name}/coord"], box, NUMBERS[f"geometry/{name}/types"]
 
 
-def evaluated(model: Model, case: str, name: str) -> dict[str, np.ndarray]:
-    coord, box, types = geometry(name)
-    extra = {key: NUMBERS.get(f"{case}/{name}/{key}") for key in ("fparam", "aparam")}
-    e, f, v, ae, av = model.eval(coord, box, types, atomic=True, **extra)
+def frames_of(case: str) -> tuple[str, ...]:
+    return ("three",) if f"{case}/three/energy" in NUMBERS else GEOMETRIES
+
+
+def is_single(model: Model) -> bool:
+    return "float32" in (model.spec.descriptor.precision, model.spec.fitting_net.precision)
+
+
+# ---------------------------------------------------------------------- all geometries of a case at once
+def slots_of(names: tuple[str, ...], n_types: int) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+    """Slots of each type that suffice for all frames, and for each frame the slot of each atom."""
+    counts = {name: np.bincount(geometry(name)[2], minlength=n_types) for name in names}
+    layout = np.max(list(counts.values()), axis=0)
+    first = np.concatenate([[0], np.cumsum(layout)[:-1]])
+    slots = {}
+    for name in names:
+        types = geometry(name)[2]
+        slots[name] = np.array([first[t] + np.sum(types[:a] == t) for a, t in enumerate(types)])
+    return tuple(layout.tolist()), slots
+
+
+def predicted(model: Model, case: str, basis: SplineBasis | None) -> dict[str, dict[str, np.ndarray]]:
+    """Prediction for each geometry of a case, atoms in the order of the files."""
+    names, fitting = frames_of(case), model.spec.fitting_net
+    layout, slots = slots_of(names, len(model.type_map))
+    n_slots = sum(layout)
+    batch: dict[str, list[np.ndarray]] = {key: [] for key in ("center", "neighbor", "dr", "real", "fparam", "aparam")}
+    for name in names:
+        coord, box, types = geometry(name)
+        pairs = truncate(pairs_within(model.rcut, coord, box), types, model.spec.descriptor)
+        center, neighbor, dr = pairs.padded(1024, len(types))
+        place = np.append(slots[name], n_slots)
+        default = np.asarray(fitting.default_fparam or np.zeros(fitting.numb_fparam))
+        aparam = np.zeros((n_slots, fitting.numb_aparam))
+        aparam[slots[name]] = NUMBERS.get(f"{case}/{name}/aparam", 0.0)
+        batch["center"].append(place[center])
+        batch["neighbor"].append(place[neighbor])
+        batch["dr"].append(dr)
+        batch["real"].append(np.isin(np.arange(n_slots), slots[name]))
+        batch["fparam"].append(NUMBERS.get(f"{case}/{name}/fparam", default))
+        batch["aparam"].append(aparam)
+
+    def one(frame: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        center, neighbor, dr = frame["center"], frame["neighbor"], frame["dr"]
+        extra = {key: frame[key] for key in ("real", "fparam", "aparam")}
+        return model.spec.predict(model.params["DeepPot"], center, neighbor, dr, layout, basis, **extra)
+
+    out = jax.vmap(one)({key: jnp.asarray(np.stack(values)) for key, values in batch.items()})
     return {
-        "energy": e[0, 0],
-        "force": f[0],
-        "virial": v[0].reshape(3, 3),
-        "atom_energy": ae[0, :, 0],
-        "atom_virial": av,
+        name: {
+            "energy": out["energy"][f],
+            "force": out["force"][f][slots[name]],
+            "virial": out["virial"][f],
+            "atom_energy": out["atom_ener"][f][slots[name]],
+        }
+        for f, name in enumerate(names)
     }
 
 
-def assert_close(found: dict[str, np.ndarray], case: str, name: str, tolerance: float) -> None:
-    for quantity in ("energy", "force", "virial", "atom_energy"):
+def assert_close(found: dict[str, np.ndarray], case: str, name: str, tolerance: float, first: float = 1.0) -> None:
+    """Errors are at most ``tolerance`` of the largest number; ``first`` times that for first derivatives."""
+    for quantity in ("energy", "atom_energy", "force", "virial"):
         expected = NUMBERS[f"{case}/{name}/{quantity}"]
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(
-            found[quantity], expected, rtol=0, atol=tolerance * max(scale, 1e-3), err_msg=f"{case} {name} {quantity}"
-        )
+        allowed = tolerance * max(np.abs(expected).max(), 1e-3) * (first if quantity in ("force", "virial") else 1.0)
+        np.testing.assert_allclose(found[quantity], expected, rtol=0, atol=allowed, err_msg=f"{case} {name} {quantity}")
 
 
-@pytest.mark.parametrize(("case", "name"), CASES)
-def test_direct_path_gives_deepmd_numbers(models: dict[str, Model], case: str, name: str) -> None:
+def stored(case: str) -> list[str]:
+    return [name for name in frames_of(case) if f"{case}/{name}/energy" in NUMBERS]
+
+
+def test_the_stored_cases_are_all_there() -> None:
+    assert len(CASES) == 55
+    assert {name for case in CASES for name in stored(case)} == {*GEOMETRIES, "three"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_direct_path_gives_deepmd_numbers(models: dict[str, Model], case: str) -> None:
+    found = predicted(models[case], case, None)
+    for name in stored(case):
+        assert_close(found[name], case, name, 2e-5 if is_single(models[case]) else 1e-10)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_spline_path_gives_deepmd_numbers_within_its_error(models: dict[str, Model], case: str) -> None:
     model = models[case]
-    single = "float32" in (model.spec.descriptor.precision, model.spec.fitting_net.precision)
-    assert_close(evaluated(with_path(model, evaluation="direct"), case, name), case, name, 2e-5 if single else 1e-10)
-
-
-@pytest.mark.parametrize(("case", "name"), CASES)
-def test_spline_path_stays_within_its_tolerance(models: dict[str, Model], case: str, name: str) -> None:
-    model = models[case]
-    single = "float32" in (model.spec.descriptor.precision, model.spec.fitting_net.precision)
-    smooth = not re.fullmatch("relu6?|silut.*|custom_silu.*", model.spec.descriptor.activation_function)
-    splines = with_path(model, evaluation="spline", spline_tolerance=None if single else 1e-10)
-    if not smooth:
+    descriptor, params = model.spec.descriptor, model.params["DeepPot"]["descriptor"]
+    basis = SplineBasis(256, spline_range(model.spec, SHORTEST))
+    if re.fullmatch("relu6?|silut.*|custom_silu.*", descriptor.activation_function):
         with pytest.raises(diffff.InputError, match="no spline of up to"):
-            evaluated(splines, case, name)
-    else:
-        assert_close(evaluated(splines, case, name), case, name, 1e-4 if single else 1e-8)
+            with_path(model, evaluation="spline").basis(SHORTEST)
+        return
+    error = descriptor.spline_error(params, model.type_map, basis)
+    assert error < 1e-9
+    found = predicted(model, case, basis)
+    for name in stored(case):
+        if is_single(model):
+            assert_close(found[name], case, name, 1e-4)
+        else:
+            assert_close(found[name], case, name, 1e-9, first=100.0)
+
+
+# ---------------------------------------------------------------------- as a user calls it
+@pytest.mark.parametrize("case", ["one_side", "truncated"])
+def test_eval_of_frames_with_different_atoms(models: dict[str, Model], case: str) -> None:
+    """Periodic geometries as the frames of one call, virtual atoms at their ends."""
+    names = [name for name in GEOMETRIES if name != "nopbc"]
+    n_atoms = max(len(geometry(name)[2]) for name in names)
+    coords, boxes, types = np.zeros((3, n_atoms, 3)), np.zeros((3, 3, 3)), np.full((3, n_atoms), -1)
+    for f, name in enumerate(names):
+        coord, boxes[f], kinds = geometry(name)
+        coords[f, : len(kinds)], types[f, : len(kinds)] = coord, kinds
+    energy, force, virial, atom_energy, atom_virial = models[case].eval(coords, boxes, types, atomic=True)
+    np.testing.assert_allclose(atom_virial.sum(axis=1), virial, rtol=0, atol=1e-12 * np.abs(virial).max())
+    for f, name in enumerate(names):
+        n = len(geometry(name)[2])
+        assert not force[f, n:].any() and not atom_energy[f, n:].any() and not atom_virial[f, n:].any()
+        found = {
+            "energy": energy[f, 0],
+            "force": force[f, :n],
+            "virial": virial[f].reshape(3, 3),
+            "atom_energy": atom_energy[f, :n, 0],
+        }
+        assert_close(found, case, name, 1e-8, first=100.0)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("one_side", "nopbc"), ("two_side_exclude_three", "three"), ("fparam_aparam", "small")]
+)
+@pytest.mark.parametrize("evaluation", ["direct", "auto"])
+def test_eval_gives_deepmd_numbers(models: dict[str, Model], case: str, name: str, evaluation: str) -> None:
+    coord, box, types = geometry(name)
+    extra = {key: NUMBERS.get(f"{case}/{name}/{key}") for key in ("fparam", "aparam")}
+    model = with_path(models[case], evaluation=evaluation)
+    e, f, v, ae, _ = model.eval(coord, box, types, atomic=True, **extra)
+    found = {"energy": e[0, 0], "force": f[0], "virial": v[0].reshape(3, 3), "atom_energy": ae[0, :, 0]}
+    assert_close(found, case, name, *((1e-10, 1.0) if evaluation == "direct" else (1e-8, 100.0)))
+
+
+# ---------------------------------------------------------------------- as a term
+@pytest.mark.parametrize("name", ["small", "molecule"])
+@pytest.mark.parametrize("path", ["direct", "spline"])
+def test_contract_of_a_term(models: dict[str, Model], name: str, path: str) -> None:
+    """Two-sided with excluded pairs; in a triclinic cell narrower than two cutoffs, and without a cell."""
+    model = models["two_side_exclude"]
+    coord, box, types = geometry("small")
+    box = None if name == "molecule" else box + np.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [-0.6, 0.8, 0.0]])
+    basis = None if path == "direct" else SplineBasis(96, spline_range(model.spec, 0.5))
+    check_term(
+        bind(model.spec, types, basis),
+        model.params["DeepPot"],
+        coord * NM_PER_ANGSTROM,
+        None if box is None else box * NM_PER_ANGSTROM,
+        alike=[np.flatnonzero(types == t) for t in (0, 1)],
+    )
+
+
+def test_units_of_the_potential(models: dict[str, Model]) -> None:
+    """nm and kJ/mol outside, Å and eV in `eval`."""
+    model = with_path(models["one_side"], evaluation="direct")
+    coord, box, types = geometry("small")
+    energy, force, expected_virial = model.eval(coord, box, types)
+    positions, cell = coord * NM_PER_ANGSTROM, box * NM_PER_ANGSTROM
+    potential = model.potential(types)
+    listed = neighbor_list(positions, cell, potential.cutoff)
+    system = (model.params, positions, cell, listed)
+    (found, forces), strain = jax.jit(lambda p, *x: (energy_and_forces(p, *x), virial(p, *x)))(potential, *system)
+    np.testing.assert_allclose(found, energy[0, 0] * KJ_PER_MOL_PER_EV, rtol=1e-12)
+    np.testing.assert_allclose(forces, force[0] * KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM, rtol=0, atol=1e-9)
+    expected = expected_virial[0].reshape(3, 3) * KJ_PER_MOL_PER_EV
+    np.testing.assert_allclose(strain, expected, rtol=0, atol=1e-9)
+
+
+def test_a_pair_closer_than_the_splines_reach_poisons_the_energy(models: dict[str, Model]) -> None:
+    model = models["one_side"]
+    positions = np.array([[0.0, 0.0, 0.0], [0.04, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    potential = model.potential(np.array([0, 1, 1]), shortest=0.6)
+    listed = neighbor_list(positions, None, potential.cutoff)
+    energy = jax.jit(lambda x: potential.energy(model.params, x, None, listed))
+    assert np.isnan(energy(positions))
+    assert np.isfinite(energy(positions + np.array([[0.0], [0.03], [0.0]])))
+
+
+def test_sum_of_potentials(models: dict[str, Model]) -> None:
+    model = models["one_side"]
+    coord, _, types = geometry("small")
+    positions = coord * NM_PER_ANGSTROM
+    term = dataclasses.replace(bind(model.spec, types, None), name="Other")
+    both = model.potential(types) + Potential(terms=(term,))
+    listed = neighbor_list(positions, None, both.cutoff)
+    energies = both.energies({**model.params, "Other": model.params["DeepPot"]}, positions, None, listed)
+    np.testing.assert_allclose(energies["DeepPot"], energies["Other"], rtol=1e-8)
+    assert Potential(terms=()).cutoff == 0.0

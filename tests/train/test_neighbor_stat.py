@@ -5,17 +5,8 @@ import numpy as np
 import pytest
 
 from diffff.errors import InputError
-from diffff.model import frame_pairs
-from diffff.train.neighbor_stat import (
-    all_pairs,
-    count,
-    count_neighbors,
-    neighbor_counts,
-    neighbor_stat,
-    resolve,
-    slots_for,
-    truncate,
-)
+from diffff.potentials.pairs import most_neighbors, pairs_within, slots_for, truncate
+from diffff.train.neighbor_stat import all_pairs, count, neighbor_counts, neighbor_stat, resolve
 from tests.train.reference_systems import STORED, SYSTEMS, make_model
 
 RCUT = 3.5
@@ -43,10 +34,10 @@ def test_counting_pairs_that_are_there_gives_the_same():
     np.testing.assert_array_equal(found.most, COUNTS.most)
 
 
-def test_count_neighbors_by_hand():
+def test_most_neighbors_by_hand():
     center, types = np.array([0, 0, 0, 2, 2]), np.array([1, 1, 0, 0, 0])
-    np.testing.assert_array_equal(count_neighbors(center, types, 4, 3), [2, 2, 0])
-    np.testing.assert_array_equal(count_neighbors(center[:0], types[:0], 4, 3), [0, 0, 0])
+    np.testing.assert_array_equal(most_neighbors(center, types, 4, 3), [2, 2, 0])
+    np.testing.assert_array_equal(most_neighbors(center[:0], types[:0], 4, 3), [0, 0, 0])
 
 
 def test_pairs_are_the_real_ones_of_a_frame_with_empty_slots():
@@ -54,10 +45,11 @@ def test_pairs_are_the_real_ones_of_a_frame_with_empty_slots():
     assert system.real is not None
     for f, pairs in enumerate(all_pairs(system, RCUT)):
         assert system.real[f][pairs.center].all() and system.real[f][pairs.neighbor].all()
-        types = np.where(system.real[f], system.types, -1)
-        wanted = frame_pairs(make_model(), system.positions[f], system.boxes[f], types)
-        np.testing.assert_array_equal(pairs.center, wanted.center)
-        np.testing.assert_array_equal(pairs.neighbor, wanted.neighbor)
+        atoms = np.flatnonzero(system.real[f])
+        wanted = pairs_within(RCUT, system.positions[f][atoms], system.boxes[f])
+        np.testing.assert_array_equal(pairs.center, atoms[wanted.center])
+        np.testing.assert_array_equal(pairs.neighbor, atoms[wanted.neighbor])
+        np.testing.assert_array_equal(pairs.shift, wanted.shift)
         np.testing.assert_allclose(pairs.dr, wanted.dr, atol=1e-14)
 
 
@@ -66,15 +58,24 @@ def test_pairs_of_chosen_frames():
     np.testing.assert_array_equal(second.dr, all_pairs(SYSTEMS[0], RCUT)[1].dr)
 
 
-@pytest.mark.parametrize("sel", [[3, 5, 1], [20, 28, 4]])
-def test_truncated_pairs_are_those_of_the_model(sel):
-    model, system = make_model({"sel": sel}), SYSTEMS[0]
-    for f, pairs in enumerate(all_pairs(system, RCUT)):
-        kept = truncate(pairs, system.types, model.descriptor)
-        wanted = frame_pairs(model, system.positions[f], system.boxes[f], system.types)
-        np.testing.assert_array_equal(kept.neighbor, wanted.neighbor)
-        assert kept.truncated == wanted.truncated == len(pairs.center) - len(kept.center)
-        assert (kept is pairs) == (sel[0] == 20)
+def test_pairs_that_fit_into_the_slots_are_the_nearest():
+    system, sel = SYSTEMS[0], (3, 5, 1)
+    descriptor = make_model({"sel": sel}).descriptor
+    for pairs in all_pairs(system, RCUT):
+        kept = truncate(pairs, system.types, descriptor)
+        assert kept.truncated == len(pairs.center) - len(kept.center) > 0
+        for atom in range(len(system.types)):
+            mine = np.flatnonzero(pairs.center == atom)
+            mine = mine[np.argsort(np.linalg.norm(pairs.dr[mine], axis=1))][: sum(sel)]
+            of_type = [mine[system.types[pairs.neighbor[mine]] == t][:n] for t, n in enumerate(sel)]
+            wanted = np.sort(np.concatenate(of_type))
+            np.testing.assert_array_equal(kept.dr[kept.center == atom], pairs.dr[wanted])
+            np.testing.assert_array_equal(kept.shift[kept.center == atom], pairs.shift[wanted])
+
+
+def test_pairs_that_all_fit_are_left_alone():
+    pairs = all_pairs(SYSTEMS[0], RCUT)[0]
+    assert truncate(pairs, SYSTEMS[0].types, make_model({"sel": [20, 28, 4]}).descriptor) is pairs
 
 
 def test_truncation_is_refused_on_request():
@@ -93,7 +94,7 @@ def test_automatic_slots(sel, most, slots):
 
 @pytest.mark.parametrize("sel", ["all", "auto:", "auto:x", "auto:-1", "auto:0", "auto:inf", "auto:nan", "auto1.2"])
 def test_a_sel_that_means_nothing_is_refused(sel):
-    with pytest.raises(InputError, match=r'descriptor\.sel: ".*" is not understood'):
+    with pytest.raises(ValueError, match='is no rule for sel; give a list with one number per type, "auto"'):
         slots_for(sel, np.array([1, 2]))
 
 

@@ -1,0 +1,300 @@
+"""Errors over whole data sets while a model is trained: full validation, and the summary at the end of a run.
+
+Full validation writes `val.log`, a table in DeePMD-kit's form, and keeps the best models:
+
+    #  step  E_MAE(meV/atom) E_RMSE(meV/atom) F_MAE(meV/Å) F_RMSE(meV/Å) S_MAE(meV/Å³) S_RMSE(meV/Å³)
+
+Frames are on the device already, with their pairs; a fixed number of them is predicted at once, the last lot filled up
+by repetition, so that one compiled program serves all calls.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from diffff.descriptors.radial import SplineBasis
+from diffff.errors import InputError
+from diffff.files import replacing
+from diffff.potentials.deep import DeepModel
+from diffff.train.best import BestModels
+from diffff.train.checkpoint import Checkpoint
+from diffff.train.data import System
+from diffff.train.evaluate import Errors, compare
+from diffff.train.frames import Frames
+from diffff.train.setup import DataSet, Problem
+from diffff.train.step import predict_batch
+
+Params = dict[str, Any]
+Weights = Mapping[str, Params]
+logger = logging.getLogger(__name__)
+
+CHUNK_ATOMS = 1024  # atoms predicted at once
+SUMMARY_FRAMES = 500  # frames of the training data that the summary looks at
+
+# Letter of a metric -> quantity of `Errors`, unit; all are shown in thousandths.
+_QUANTITIES = {
+    "E": ("e_peratom", "meV/atom"),
+    "F": ("f", "meV/Å"),
+    "S": ("s", "meV/Å³"),
+    "V": ("v_peratom", "meV/atom"),
+}
+_LABELS = {"E": "energy", "F": "force", "S": "virial", "V": "virial"}
+_NOTE = "# E and V: per atom; F: per component; S: virial over volume\n"
+
+_predict = jax.jit(predict_batch, static_argnames=("model", "basis"))
+_take = jax.jit(Frames.take)
+
+
+def errors_over(
+    model: DeepModel, params: Params, data: DataSet, basis: SplineBasis | None, limit: int | None = None
+) -> tuple[Errors, Errors]:
+    """Errors of the predictions for all frames, and those of the prediction that all forces are zero.
+
+    Args:
+        model: Hyper-parameters.
+        params: Parameter tree, ``{"DeepPot": ...}``.
+        data: Systems with their frames on the device.
+        basis: Spline functions, or None for the direct path.
+        limit: Look at so many frames at most, spread evenly over the data; None: at all.
+    """
+    chosen = _chosen([system.n_frames for system in data.systems], limit)
+    total, zero = Errors(), Errors()
+    for g, group in enumerate(data.groups):
+        members = [i for i, place in enumerate(data.places) if place.group == g and len(chosen[i])]
+        if not members:
+            continue
+        indices = np.concatenate([data.locate(i, chosen[i])[1] for i in members])
+        prediction = _prediction(model, params, group, indices, basis)
+        begin = 0
+        for i in members:
+            end = begin + len(chosen[i])
+            mine = {name: values[begin:end] for name, values in prediction.items()}
+            total = total + _compared(mine, data.systems[i], chosen[i], model.type_map)
+            zero = zero + _compared({"force": np.zeros_like(mine["force"])}, data.systems[i], chosen[i], model.type_map)
+            begin = end
+    return total, zero
+
+
+def _chosen(n_frames: Sequence[int], limit: int | None) -> list[np.ndarray]:
+    """Frames of each system to look at.
+
+    >>> [frames.tolist() for frames in _chosen([3, 4], limit=4)]
+    [[0, 2], [1, 3]]
+    """
+    total = sum(n_frames)
+    frames = np.arange(total) if limit is None or total <= limit else np.linspace(0, total - 1, limit).astype(int)
+    ends = np.cumsum(n_frames)
+    return [frames[(frames >= end - n) & (frames < end)] - (end - n) for n, end in zip(n_frames, ends, strict=True)]
+
+
+def _prediction(
+    model: DeepModel, params: Params, group: Frames, indices: np.ndarray, basis: SplineBasis | None
+) -> dict[str, np.ndarray]:
+    """Energy, force and virial of frames of a group."""
+    inputs = {name: group.labels[name] for name in ("fparam", "aparam") if name in group.labels}
+    group = replace(group, labels=inputs)
+    size = max(1, CHUNK_ATOMS // sum(group.layout))
+    parts = []
+    for begin in range(0, len(indices), size):
+        some = indices[begin : begin + size]
+        filled = np.pad(some, (0, size - len(some)), mode="edge")
+        out = _predict(model, params, _take(group, filled), basis)
+        parts.append({name: np.asarray(out[name])[: len(some)] for name in ("energy", "force", "virial")})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _compared(
+    prediction: Mapping[str, np.ndarray], system: System, frames: np.ndarray, type_map: Sequence[str]
+) -> Errors:
+    return compare(
+        prediction,
+        {name: system.labels[name][frames] for name in ("energy", "force", "virial") if name in system.labels},
+        system.types,
+        type_map,
+        real=None if system.real is None else system.real[frames],
+        boxes=None if system.boxes is None else system.boxes[frames],
+    )
+
+
+# ---------------------------------------------------------------------- during the run
+@dataclass(frozen=True)
+class FullValidation:
+    """Errors over all validation frames now and then, for the weights themselves or their moving average.
+
+    Attributes:
+        problem: What is trained on what.
+        weights: Which weights.
+        log: The table of errors.
+        best: The best models so far.
+    """
+
+    problem: Problem
+    weights: Literal["last", "ema"]
+    log: Path
+    best: BestModels
+
+    @property
+    def name(self) -> str:
+        """Under which a checkpoint holds the record of the best models."""
+        return "best" if self.weights == "last" else f"best_{self.weights}"
+
+    @property
+    def metric(self) -> str:
+        """The error that ranks models, for instance "F:RMSE"."""
+        return self.problem.given.validating.validation_metric
+
+    def restore(self, old: Checkpoint) -> None:
+        """Take the record of the best models from a checkpoint, if it was ranked by the same error."""
+        ranked_by = old.input.get("validating", {}).get("validation_metric")
+        if self.name in old.parts and ranked_by == self.metric:
+            self.best.from_arrays(old.parts[self.name])
+
+    def open(self, continue_from: int | None) -> None:
+        """Begin the table: a new one, or the old one up to and including the step `continue_from`."""
+        lines = [self._header()]
+        if continue_from is not None and self.log.exists():
+            lines = []
+            for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n") or (not line.startswith("#") and int(line.split()[0]) > continue_from):
+                    break
+                lines.append(line)
+        with replacing(self.log) as path:
+            path.write_text("".join(lines), encoding="utf-8")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the errors are wanted after this step."""
+        section = self.problem.given.validating
+        first = section.first_step(self.problem.numb_steps)
+        return first is not None and step >= first and (step - first) % section.validation_freq == 0
+
+    def run(
+        self, step: int, weights: Weights, basis: SplineBasis | None, checkpoint: Callable[[], Checkpoint]
+    ) -> Errors:
+        """Compute the errors, write them, and keep the model if it is one of the best.
+
+        Args:
+            step: Number of steps done.
+            weights: Parameter trees, "last" and "ema".
+            basis: Spline functions, or None for the direct path.
+            checkpoint: Gives the checkpoint of this step; called after the step has entered the record.
+        """
+        data, section = self.problem.valid, self.problem.given.validating
+        assert data is not None  # the section needs validation data
+        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis)
+        value = _value(errors, *self.metric.split(":"))
+        lines = [self._row(step, errors)]
+        if self.best.enter(value, step) and section.save_best:
+            path = self.best.save(step, lambda: self._with_weights(checkpoint()))
+            is_best = f"{self.metric} = {_number(value)} {_QUANTITIES[self.metric[0]][1]}"
+            lines.append(f"# saved best checkpoint: {path} ({is_best})\n")
+            logger.info("full validation at step %d: %s, one of the best; saved as %s", step, is_best, path)
+        with self.log.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+        return errors
+
+    def _with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint whose model has the validated weights."""
+        if self.weights == "last":
+            return checkpoint
+        return replace(checkpoint, parts={**checkpoint.parts, "trained": checkpoint.parts[self.weights]})
+
+    def _columns(self) -> list[tuple[str, str, str]]:
+        """Letter, kind and title of each column; of S and V only the one that ranks models, else S."""
+        letters = ("E", "F", "V" if self.metric[0] == "V" else "S")
+        return [(x, kind, f"{x}_{kind}({_QUANTITIES[x][1]})") for x in letters for kind in ("MAE", "RMSE")]
+
+    def _header(self) -> str:
+        titles = "".join(f" {title:^{max(10, len(title))}}" for _, _, title in self._columns())
+        return f"# {'step':^{self._step_width()}}{titles}\n{_NOTE}"
+
+    def _row(self, step: int, errors: Errors) -> str:
+        values = "".join(
+            f" {_number(_value(errors, letter, kind)):^{max(10, len(title))}}"
+            for letter, kind, title in self._columns()
+        )
+        return f"  {step:^{self._step_width()}}{values}\n"
+
+    def _step_width(self) -> int:
+        return max(len("step"), len(str(self.problem.numb_steps)))
+
+
+def full_validations(problem: Problem) -> tuple[FullValidation, ...]:
+    """Those that the section `validating` asks for, none in most runs.
+
+    Raises:
+        InputError: The validation data lack the label of the metric.
+    """
+    section, training = problem.given.validating, problem.given.training
+    if not section.is_on or problem.valid is None:
+        return ()
+    label = _LABELS[section.validation_metric[0]]
+    boxed = section.validation_metric[0] != "S" or any(s.boxes is not None for s in problem.valid.systems)
+    if not boxed or not any(label in system.labels for system in problem.valid.systems):
+        raise InputError(
+            f"validating.validation_metric {section.validation_metric}: the validation data have no "
+            f"{label if boxed else 'box'}. Choose a metric whose label they have."
+        )
+    checkpoints = Path(training.save_dir or ".") / training.save_ckpt
+    folder = checkpoints.parent if section.save_best_dir is None else Path(section.save_best_dir)
+    log = Path(section.full_val_file)
+    wanted: list[FullValidation] = []
+    if section.full_validation:
+        best = BestModels(folder / "best.ckpt", section.max_best_ckpt)
+        wanted.append(FullValidation(problem, "last", log, best))
+    if section.ema_full_validation:
+        best = BestModels(folder / "best_ema.ckpt", section.max_best_ckpt)
+        wanted.append(FullValidation(problem, "ema", log.with_name(f"{log.stem}_ema{log.suffix}"), best))
+    return tuple(wanted)
+
+
+def _value(errors: Errors, letter: str, kind: str) -> float:
+    """An error in thousandths of its unit, as the table shows it."""
+    quantity = _QUANTITIES[letter][0]
+    return 1000.0 * (errors.mae(quantity) if kind == "MAE" else errors.rmse(quantity))
+
+
+def _number(value: float) -> str:
+    """Five significant digits, without exponent.
+
+    >>> _number(0.00123456), _number(98.7), _number(float("nan"))
+    ('0.0012346', '98.700', 'nan')
+    """
+    return np.format_float_positional(value, precision=5, unique=False, fractional=False, trim="k").rstrip(".")
+
+
+# ---------------------------------------------------------------------- at its end
+def summary(problem: Problem, weights: Weights, basis: SplineBasis | None) -> str:
+    """A table of the errors over the training and the validation data.
+
+    Args:
+        problem: What was trained on what.
+        weights: Parameter trees: "last", and the averages that were kept, "ema" and "swa".
+        basis: Spline functions, or None for the direct path.
+
+    Returns:
+        Root mean square errors of the energy per atom, force and virial per atom, and the error of the force as a
+        fraction of the root mean square of the labels, which is the error of a model that predicts zero.
+    """
+    lines = ["root mean square errors     frames  energy/atom        force   force/zero  virial/atom"]
+    for name, params in weights.items():
+        for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
+            if data is None:
+                continue
+            errors, zero = errors_over(problem.model, params, data, basis, limit)
+            row = title if name == "last" else f"{title}, {name.upper()} weights"
+            n_frames = sum(system.n_frames for system in data.systems)
+            frames = str(errors.n_frames) if errors.n_frames == n_frames else f"{errors.n_frames} of {n_frames}"
+            ratio = errors.rmse("f") / zero.rmse("f") if zero.rmse("f") else float("nan")
+            energy, force, virial = (_shown(errors, letter) for letter in "EFV")
+            lines.append(f"{row:<24}{frames:>10}{energy:>13}{force:>13}{ratio:>13.1%}{virial:>13}")
+    return "\n".join([*lines, "force/zero: relative to the error of a model whose forces are all zero"])
+
+
+def _shown(errors: Errors, letter: str) -> str:
+    value = _value(errors, letter, "RMSE")
+    return "no label" if np.isnan(value) else f"{value:.4g} {_QUANTITIES[letter][1].removesuffix('/atom')}"
