@@ -26,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        reason = f"{path.parent} is no directory" if isinstance(error, FileExistsError) else error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}).") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff.neighbors import Neighbors, directed_pairs, neighbor_list
-from diffff.potentials.base import Potential, Term, energy_and_forces, virial
+from diffff.potentials.base import Term
 
 STEP = 1e-5  # nm, and strain: for central differences
 
@@ -17,10 +17,16 @@ STEP = 1e-5  # nm, and strain: for central differences
 def _derivatives(
     term: Term, params: Any, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    potential, params = Potential(terms=(term,)), {term.name: params}
-    energy, forces = energy_and_forces(potential, params, positions, box, neighbors)
-    gradient = jax.grad(potential.energy)(params, positions, box, neighbors)[term.name]
-    return energy, forces, virial(potential, params, positions, box, neighbors), gradient
+    """Energy, forces, virial and parameter gradient."""
+
+    def strained(params: Any, positions: jax.Array, strain: jax.Array) -> jax.Array:
+        deform = jnp.eye(3) + strain
+        return term.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
+
+    energy, (by_params, by_positions, by_strain) = jax.value_and_grad(strained, (0, 1, 2))(
+        params, positions, jnp.zeros((3, 3))
+    )
+    return energy, -by_positions, -by_strain, by_params
 
 
 @jax.jit

@@ -36,6 +36,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_v
 from diffff import nn
 from diffff.descriptors.env import Pairs, RadialShape, environment
 from diffff.descriptors.moments import sum_over_neighbors
+from diffff.descriptors.outer import outer_sum
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.pytree import pytree
@@ -292,8 +293,8 @@ class SeE2A(Spec):
         if excluded is not None:
             radial = radial - excluded @ empty
         angular = angular / params["dstd"][center, 1:, None].astype(self.dtype)
-        t = jnp.concatenate([radial[:, None], angular], axis=1) / self.n_sel
-        features = _outer_sum(t, t[..., : self.axis_neuron])
+        t = jax.lax.optimization_barrier(jnp.concatenate([radial[:, None], angular], axis=1) / self.n_sel)
+        features = outer_sum(t, t[..., : self.axis_neuron])
         return features.reshape(len(t), self.n_features)
 
     # ------------------------------------------------------------------ direct path
@@ -320,12 +321,6 @@ class SeE2A(Spec):
             radial = radial.at[rows].add(h_pair, mode="drop")
             angular = angular.at[rows].add(ga_pair, mode="drop")
         return self._features(params, center, radial[atoms], angular[atoms], jnp.stack(empty), None)
-
-
-def _outer_sum(a: jax.Array, b: jax.Array) -> jax.Array:
-    """``sum_c a[n, c, m] b[n, c, k]``, shape ``(n, m, k)``; one fused loop, faster than many tiny matrix products."""
-    first, *rest = (a[:, c, :, None] * b[:, c, None, :] for c in range(a.shape[1]))
-    return sum(rest, first)
 
 
 _CHUNK = 512  # one compiled program serves all numbers of points

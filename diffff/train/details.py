@@ -13,8 +13,8 @@ Systems follow each other, each below a comment with its name and the columns; f
 the data. A label that is missing is nan, and so is that of a virtual atom.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -22,7 +22,6 @@ from typing import Self, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.train.data import System
 
@@ -52,8 +51,7 @@ class DetailFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._explained():
-            self._stack.__exit__(kind, error, at)
+        self._stack.__exit__(kind, error, at)
 
     def add(self, system: System, frames: NDArray[np.int64], prediction: Mapping[str, Array]) -> None:
         """Append some frames.
@@ -85,18 +83,7 @@ class DetailFiles:
         title = " ".join(f"{source}_{column}" for source in ("data", "pred") for column in columns)
         header = f"{system}: {title}" if self._last_system.get(name) != system else ""
         self._last_system[name] = system
-        with self._explained():
-            if name not in self._files:
-                beside = self._stack.enter_context(replacing(self._prefix.with_name(f"{self._prefix.name}.{name}.out")))
-                self._files[name] = self._stack.enter_context(beside.open("w", encoding="utf-8"))
-            np.savetxt(self._files[name], rows, header=header)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(
-                f"{self._prefix}: detail files cannot be written there: {reason}. Choose another prefix."
-            ) from error
+        if name not in self._files:
+            beside = self._stack.enter_context(replacing(self._prefix.with_name(f"{self._prefix.name}.{name}.out")))
+            self._files[name] = self._stack.enter_context(beside.open("w", encoding="utf-8"))
+        np.savetxt(self._files[name], rows, header=header)

@@ -353,6 +353,7 @@ def test_frozen_parameters_stay_and_all_others_move(data, tmp_path):
     changes = {
         "model.descriptor.trainable": False,
         "model.fitting_net.trainable": [False, True, True],
+        "model.fitting_net.resnet_dt": False,
         "optimizer": {"rules": [{"select": "*/nets/H/1/*", "train": False}]},
         "training.numb_steps": 2,
     }

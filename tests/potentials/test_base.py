@@ -1,0 +1,91 @@
+"""Sums of terms, and whether the contract catches terms that break it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffff.neighbors import neighbor_list
+from diffff.potentials.base import Potential, energy_and_forces, virial
+from diffff.pytree import pytree, static
+from tests.check_term import check_term
+
+BOX = np.array([[0.9, 0.0, 0.0], [0.2, 0.8, 0.0], [-0.1, 0.15, 0.7]])
+POSITIONS = np.random.default_rng(4).uniform(size=(3, 3)) @ BOX
+CUTOFF = 0.8
+
+
+@pytree
+class Pairwise:
+    """``k (1 - r^2 / cutoff^2)^3`` for each pair, and one of the ways to get it wrong."""
+
+    mistake: str = static(default="")
+    name: str = static(default="Pairwise")
+    cutoff: float = static(default=CUTOFF)
+
+    def energy(self, params, positions, box, neighbors):
+        n_atoms, i, j = len(positions), neighbors.i, neighbors.j
+        dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
+        if box is not None and self.mistake != "no images":
+            dr = dr + neighbors.shift @ (jax.lax.stop_gradient(box) if self.mistake == "stiff box" else box)
+        squared = jnp.sum(dr**2, axis=-1)
+        if self.mistake == "fixed axes":
+            squared = squared + 0.1 * dr[:, 0] ** 2
+        inside = (i < n_atoms) if self.mistake == "no cutoff" else (i < n_atoms) & (squared < self.cutoff**2)
+        if self.mistake == "unused entries":
+            inside = squared < self.cutoff**2
+        k = jax.lax.stop_gradient(params["k"]) if self.mistake == "no gradient" else params["k"]
+        pair = k * jnp.where(inside, (1.0 - squared / self.cutoff**2) ** 3, 0.0)
+        if self.mistake == "not a number":
+            pair = jnp.where(inside, jnp.sqrt(squared), 0.0)
+        if self.mistake == "atoms differ":
+            pair = pair * (1.0 + 0.1 * i)
+        return jnp.sum(pair)
+
+
+PARAMS = {"k": jnp.array(30.0)}
+MISTAKES = ["fixed axes", "no cutoff", "unused entries", "no gradient", "not a number", "atoms differ"]
+
+
+@pytest.mark.parametrize("box", [None, BOX], ids=["molecule", "triclinic"])
+def test_a_right_term_passes(box):
+    check_term(Pairwise(), PARAMS, POSITIONS, box, alike=[range(3)])
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, "no images", "stiff box"])
+def test_a_wrong_term_is_caught(mistake):
+    with pytest.raises(AssertionError):
+        check_term(Pairwise(mistake=mistake), PARAMS, POSITIONS, BOX, alike=[range(3)])
+
+
+def test_the_sum_of_potentials():
+    first, second = Potential(terms=(Pairwise(),)), Potential(terms=(Pairwise(name="Other", cutoff=0.5),))
+    both = first + second
+    assert both.cutoff == CUTOFF and Potential(terms=()).cutoff == 0.0
+    system = (
+        {"Pairwise": PARAMS, "Other": {"k": jnp.array(-2.0)}},
+        POSITIONS,
+        BOX,
+        neighbor_list(POSITIONS, BOX, CUTOFF),
+    )
+    energies = both.energies(*system)
+    assert set(energies) == {"Pairwise", "Other"}
+    np.testing.assert_allclose(both.energy(*system), energies["Pairwise"] + energies["Other"], rtol=1e-13)
+    np.testing.assert_allclose(first.energy(*system), energies["Pairwise"], rtol=1e-13)
+    energy, forces = energy_and_forces(both, *system)
+    np.testing.assert_allclose(energy, both.energy(*system))
+    np.testing.assert_allclose(forces, energy_and_forces(first, *system)[1] + energy_and_forces(second, *system)[1])
+    np.testing.assert_allclose(virial(both, *system), virial(first, *system) + virial(second, *system), atol=1e-12)
+    assert Potential(terms=()).energy(*system) == 0.0
+
+
+def test_forces_and_virial_of_two_atoms_by_hand():
+    """At r = d: E = k (1 - d^2/c^2)^3, F = 6 k d/c^2 (1 - d^2/c^2)^2 outwards, virial xx = F d."""
+    positions = jnp.array([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0]])
+    system = ({"Pairwise": PARAMS}, positions, None, neighbor_list(positions, None, CUTOFF))
+    potential = Potential(terms=(Pairwise(),))
+    energy, forces = energy_and_forces(potential, *system)
+    force = 6 * 30.0 * 0.4 / 0.64 * 0.75**2
+    np.testing.assert_allclose(energy, 30.0 * 0.75**3)
+    np.testing.assert_allclose(forces, [[-force, 0, 0], [force, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(virial(potential, *system), np.diag([0.4 * force, 0, 0]), atol=1e-12)
