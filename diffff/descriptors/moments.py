@@ -12,7 +12,6 @@ Differentiating through the pieces instead would evaluate the splines again for 
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +35,14 @@ class _Pair:
     beta: jax.Array  # (n_pairs,) alpha'/r
 
 
-def _pairs(
-    shape: RadialShape, basis: SplineBasis, dr: jax.Array, center: jax.Array, types: jax.Array, dtype: Any
-) -> _Pair:
+def _pairs(shape: RadialShape, basis: SplineBasis, dr: jax.Array, center: jax.Array, types: jax.Array) -> _Pair:
     r = jnp.sqrt(jnp.sum(dr**2, axis=-1))
     inverse = 1.0 / (r + shape.protection)
     s = shape.switch(r) * inverse
     ds_dr = (shape.switch_slope(r) - s) * inverse
     alpha = s * inverse
     first, phi, slope = basis.values(s)
-    pairs = _Pair(
+    return _Pair(
         window=jnp.stack([center, types * basis.n + first], axis=-1),
         phi=phi,
         slope=slope,
@@ -54,10 +51,9 @@ def _pairs(
         alpha=alpha,
         beta=(ds_dr - alpha) * inverse / r,
     )
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, pairs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def sum_over_neighbors(
     shape: RadialShape,
     basis: SplineBasis,
@@ -65,7 +61,6 @@ def sum_over_neighbors(
     dr: jax.Array,
     center: jax.Array,
     types: jax.Array,
-    dtype: Any,
 ) -> jax.Array:
     """Moments A, shape ``out_shape = (n_atoms, 4, n_types * basis.n)``.
 
@@ -76,9 +71,8 @@ def sum_over_neighbors(
         dr: shape ``(n_pairs, 3)``, vectors to the neighbours, in the unit of ``shape``.
         center: shape ``(n_pairs,)``; pairs with ``center >= n_atoms`` are left out.
         types: shape ``(n_pairs,)``, types of the neighbours.
-        dtype: precision of the sums; splines and derivatives are evaluated in that of ``dr``.
     """
-    return _forward(shape, basis, out_shape, dr, center, types, dtype)[0]
+    return _forward(shape, basis, out_shape, dr, center, types)[0]
 
 
 def _forward(
@@ -88,29 +82,26 @@ def _forward(
     dr: jax.Array,
     center: jax.Array,
     types: jax.Array,
-    dtype: Any,
-) -> tuple[jax.Array, tuple[_Pair, jax.Array]]:
-    pairs = lax.optimization_barrier(_pairs(shape, basis, dr, center, types, dtype))
+) -> tuple[jax.Array, _Pair]:
+    pairs = lax.optimization_barrier(_pairs(shape, basis, dr, center, types))
     rows = jnp.concatenate([jnp.ones_like(pairs.alpha)[:, None], pairs.alpha[:, None] * pairs.dr], axis=-1)
     moments = lax.scatter_add(
-        jnp.zeros(out_shape, dtype),
+        jnp.zeros(out_shape, dr.dtype),
         pairs.window,
         rows[:, :, None] * pairs.phi[:, None, :],
         lax.ScatterDimensionNumbers((1, 2), (0,), (0, 2)),
         mode=lax.GatherScatterMode.FILL_OR_DROP,
     )
-    return moments, (pairs, dr)
+    return moments, pairs
 
 
 def _backward(
     shape: RadialShape,
     basis: SplineBasis,
     out_shape: tuple[int, int, int],
-    dtype: Any,
-    residuals: tuple[_Pair, jax.Array],
+    pairs: _Pair,
     g: jax.Array,
 ) -> tuple[jax.Array, None, None]:
-    pairs, dr = residuals
     g = lax.gather(
         g,
         pairs.window,
@@ -124,7 +115,7 @@ def _backward(
     q = jnp.sum(g[:, 1:] * pairs.phi[:, None, :], axis=-1)
     radial = pairs.beta * jnp.sum(q * pairs.dr, axis=-1)
     g_dr = g_s[:, None] * pairs.ds + pairs.alpha[:, None] * q + radial[:, None] * pairs.dr
-    return g_dr.astype(dr.dtype), None, None
+    return g_dr, None, None
 
 
 sum_over_neighbors.defvjp(_forward, _backward)

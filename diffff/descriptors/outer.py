@@ -1,6 +1,6 @@
 """The product ``D = T T[:axis]^T`` of each atom and its derivatives, each in the form that compiles to fast code.
 
-    outer_sum(a, b)[n, m, k]  = sum_c a[n, c, m] b[n, c, k]      four numbers: a loop over (m, k), fused with what uses it
+    outer_sum(a, b)[n, m, k]  = sum_c a[n, c, m] b[n, c, k]      four numbers: a loop over (m, k)
     _left(g, b)[n, c, m]      = sum_k g[n, m, k] b[n, c, k]      derivative with respect to a: a batch of products
     _right(g, a)[n, c, k]     = sum_m g[n, m, k] a[n, c, m]      derivative with respect to b
 
@@ -9,11 +9,13 @@ The derivatives of the three are the three again, to any order.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 @jax.custom_vjp
 def outer_sum(a: jax.Array, b: jax.Array) -> jax.Array:
     """``sum_c a[n, c, m] b[n, c, k]``, shape ``(n, m, k)``."""
+    a, b = lax.optimization_barrier((a, b))  # else what made them is computed again for each (m, k)
     first, *rest = (a[:, c, :, None] * b[:, c, None, :] for c in range(a.shape[1]))
     return sum(rest, first)
 

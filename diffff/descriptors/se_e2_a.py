@@ -213,7 +213,8 @@ class SeE2A(Spec):
             excluded = jnp.zeros((n_atoms, n_types), self.dtype).at[center, pairs.types].add(counted, mode="drop")
             center = jnp.where(silent, n_atoms, center)
         out_shape = (n_atoms, 4, n_types * basis.n)
-        values: Any = sum_over_neighbors(self.shape, basis, out_shape, pairs.dr, center, pairs.types, self.dtype)
+        dr = pairs.dr.astype(self.dtype)
+        values: Any = sum_over_neighbors(self.shape, basis, out_shape, dr, center, pairs.types)
         return Moments(values=values, excluded=excluded)
 
     def spline_error(self, params: Params, type_map: tuple[str, ...], basis: SplineBasis) -> float:
@@ -293,7 +294,7 @@ class SeE2A(Spec):
         if excluded is not None:
             radial = radial - excluded @ empty
         angular = angular / params["dstd"][center, 1:, None].astype(self.dtype)
-        t = jax.lax.optimization_barrier(jnp.concatenate([radial[:, None], angular], axis=1) / self.n_sel)
+        t = jnp.concatenate([radial[:, None], angular], axis=1) / self.n_sel
         features = outer_sum(t, t[..., : self.axis_neuron])
         return features.reshape(len(t), self.n_features)
 

@@ -11,6 +11,7 @@ Nothing here knows what a model is made of, so every model of DeePMD-kit can be 
 compute.
 """
 
+import io
 import json
 import os
 import re
@@ -166,7 +167,8 @@ def _dataset(file: h5py.File, name: Any, limit: int, where: str) -> np.ndarray:
 
 
 def _write_dp(path: Path, tree: Tree) -> None:
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()  # HDF5 does not get over a full disk in good order, a plain file does
+    with h5py.File(content, "w") as file:
         count = 0
 
         def store(leaf: Any, where: str) -> str:
@@ -176,6 +178,7 @@ def _write_dp(path: Path, tree: Tree) -> None:
             return f"/variable_{count - 1:04d}"
 
         file.attrs["json"] = json.dumps(_map_leaves(tree, store), separators=(",", ":"), default=_plain)
+    path.write_bytes(content.getbuffer())
 
 
 def _array(leaf: Any, where: str) -> np.ndarray:
