@@ -114,6 +114,8 @@ class Model:
         if any(frame.pairs.truncated for frame in frames):
             _warn_of_truncation(self.spec.descriptor.slots)
         shortest = min(np.linalg.norm(frame.pairs.dr, axis=1).min(initial=self.rcut) for frame in frames)
+        if shortest == 0.0:
+            raise InputError("coords: two atoms are at the same place.")
         basis = self.basis(float(shortest))
         capacity = capacity_for(max(len(frame.pairs.center) for frame in frames))
         results = [self._eval_frame(frame, capacity, basis, atomic) for frame in frames]
@@ -121,12 +123,18 @@ class Model:
 
     def _frames(self, coords: Any, box: Any, types: Any, fparam: Any, aparam: Any) -> "list[_Frame]":
         types = np.asarray(types, int)
-        n_atoms = types.shape[-1]
+        n_atoms = types.shape[-1] if types.ndim else 0
         coords = _shaped(coords, "coords", (n_atoms, 3))
         n_frames = len(coords)
+        if not np.any(types >= 0) or types.min() < -1:
+            raise InputError(
+                "types: give an index into the type map for each atom, or -1 for a virtual one; not all -1."
+            )
         if types.max(initial=-1) >= len(self.type_map):
             raise InputError(f"types: {types.max()} is no type of this model; its type map is {list(self.type_map)}.")
         boxes = None if box is None else _spread(box, "box", (3, 3), n_frames)
+        if boxes is not None and not np.all(np.linalg.det(boxes)):
+            raise InputError("box: a box has no volume; give None for a system that is not periodic.")
         fitting = self.spec.fitting_net
         fparam = fitting.default_fparam if fparam is None else fparam
         extra = {}
@@ -234,8 +242,10 @@ def _spread(values: Any, name: str, shape: tuple[int, ...], n_frames: int) -> np
 def _shaped(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """``values`` as frames of the given shape."""
     array = np.asarray(values, float)
-    if array.size % int(np.prod(shape)) or array.size == 0:
+    if array.size == 0 or array.size % max(1, int(np.prod(shape))):
         raise InputError(f"{name}: shape {array.shape} does not fit frames of shape {shape}.")
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"{name}: not all values are finite.")
     return array.reshape(-1, *shape)
 
 

@@ -205,15 +205,15 @@ class SeE2A(Spec):
             basis: spline functions of ``s``, 1/Å.
         """
         n_atoms = len(atom_types)
-        center, excluded = pairs.center, None
+        center, dr, excluded = pairs.center, pairs.dr.astype(self.dtype), None
         if self.exclude_types:
             center_types = jnp.asarray(atom_types)[jnp.minimum(center, n_atoms - 1)]
             silent = self.excluded(center_types, pairs.types, n_types)
             counted = (silent & (jnp.sum(pairs.dr**2, axis=-1) <= self.rcut**2)).astype(self.dtype)
             excluded = jnp.zeros((n_atoms, n_types), self.dtype).at[center, pairs.types].add(counted, mode="drop")
             center = jnp.where(silent, n_atoms, center)
+            dr = jnp.where(silent[:, None], 2.0 * self.rcut, dr)  # s = 0: nothing of it reaches the derivative
         out_shape = (n_atoms, 4, n_types * basis.n)
-        dr = pairs.dr.astype(self.dtype)
         values: Any = sum_over_neighbors(self.shape, basis, out_shape, dr, center, pairs.types)
         return Moments(values=values, excluded=excluded)
 

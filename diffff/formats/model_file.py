@@ -178,7 +178,7 @@ def _write_dp(path: Path, tree: Tree) -> None:
             return f"/variable_{count - 1:04d}"
 
         file.attrs["json"] = json.dumps(_map_leaves(tree, store), separators=(",", ":"), default=_plain)
-    path.write_bytes(content.getbuffer())
+    path.write_bytes(content.getvalue())
 
 
 def _array(leaf: Any, where: str) -> np.ndarray:

@@ -82,7 +82,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             for name, array in arrays.items():
                 file.create_dataset(f"{part}/{name}", data=np.asarray(array))
     with replacing(path) as beside:
-        beside.write_bytes(content.getbuffer())
+        beside.write_bytes(content.getvalue())
 
 
 def read(path: Path) -> Checkpoint:

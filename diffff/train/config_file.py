@@ -45,6 +45,7 @@ def _load_json(text: str, path: Path) -> Any:
     try:
         data = json.loads(text, object_pairs_hook=section)
     except json.JSONDecodeError as error:
+        error = _at_the_comma(error, text)
         line = text.splitlines()[error.lineno - 1].strip() if text.strip() else ""
         raise InputError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {_json_reason(text, error)}"
@@ -69,15 +70,21 @@ def _doubled(value: Any, where: str) -> list[tuple[str, str]]:
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
+def _at_the_comma(error: json.JSONDecodeError, text: str) -> json.JSONDecodeError:
+    """The same error; a comma before a closing bracket is located itself, as from Python 3.13 on, not what follows it."""
+    comma = len(text[: error.pos].rstrip()) - 1
+    if text[comma : comma + 1] == "," and text[error.pos :].lstrip()[:1] in ("}", "]"):
+        return json.JSONDecodeError(error.msg, text, comma)
+    return error
+
+
 def _json_reason(text: str, error: json.JSONDecodeError) -> str:
     """What is probably wrong; the usual slips have the same bare message from the parser."""
-    before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    after = text[error.pos :].lstrip()
     word = re.match(r"\w*", after)
     if not text.strip():
         return "the file is empty"
-    if (before.endswith(",") and after[:1] in ("}", "]")) or (
-        after[:1] == "," and after[1:].lstrip()[:1] in ("}", "]")
-    ):
+    if after[:1] == "," and after[1:].lstrip()[:1] in ("}", "]"):
         return "a comma stands before a closing bracket; remove it"
     if after.startswith(("//", "/*", "#")):
         return 'JSON has no comments; put the remark in a key that begins with "_", as in "_comment": "…"'

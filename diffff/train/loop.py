@@ -26,7 +26,7 @@ from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, Source, input_changes, prepare, shifted_bias
-from diffff.train.step import Metrics, TrainState, batch_loss, make_step
+from diffff.train.step import Metrics, TrainState, batch_loss, make_step, mean_power
 from diffff.train.validation import FullValidation, full_validations, summary
 
 logger = logging.getLogger(__name__)
@@ -275,12 +275,12 @@ class Run:
             return {name: float(value) for name, value in metrics.items()}
         freq = self.problem.given.training.disp_freq
         n = 1 if done == 1 else (freq - 1 if done == freq and freq > 1 else freq)
-        shown = {name: float(jnp.sqrt(value / n)) for name, value in self.state.sums.items()}
+        shown = {name: float(value / n) ** (1 / mean_power(name)) for name, value in self.state.sums.items()}
         self.state = replace(self.state, sums={name: jnp.zeros(()) for name in self.state.sums})
         return shown
 
     def _validate(self, lr_ratio: float) -> dict[str, float] | None:
-        """Errors of `numb_btch` batches of the validation data: the root of the mean square over the batches."""
+        """Errors of `numb_btch` batches of the validation data, averaged over their frames."""
         data, sampler = self.problem.valid, self.valid_sampler
         section = self.problem.given.training.validation_data
         if data is None or sampler is None or section is None:
@@ -302,8 +302,8 @@ class Run:
             )
             weight += len(chosen)
             for name, value in errors.items():
-                total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** 2
-        return {name: float(np.sqrt(value / weight)) for name, value in total.items()}
+                total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** mean_power(name)
+        return {name: (value / weight) ** (1 / mean_power(name)) for name, value in total.items()}
 
     def _weights(self) -> dict[str, Params]:
         """The parameter trees with the last weights and with those of their averages that are kept."""

@@ -141,6 +141,8 @@ def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) ->
     pairs = [
         _fitting_pairs(p, system, model) for p, system in zip(pairs, (*train_systems, *valid_systems), strict=True)
     ]
+    if dropped := sum(p.truncated for frames in pairs for p in frames):
+        logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", dropped)
     train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)])
     valid = None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :])
     for title, data in (("training", train), ("validation", valid)):

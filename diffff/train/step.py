@@ -29,7 +29,7 @@ class TrainState:
         failed: first step after which loss, gradient or weights were not finite, -1 so far; int32.
         ema: exponential moving average of ``trained``, or None.
         swa: plain mean of ``trained``, or None.
-        sums: sums of the squared errors since the last row of the learning curve (`disp_avg`), or None.
+        sums: sums of the errors, in their `mean_power`, since the last row of the learning curve (`disp_avg`), or None.
     """
 
     step: jax.Array
@@ -112,10 +112,15 @@ def make_step(
             ema=None if state.ema is None or ema_decay is None else ema_update(state.ema, trained, ema_decay),
             swa=None if state.swa is None or swa is None
             else swa_update(state.swa, trained, step=done, start=swa[0], freq=swa[1]),
-            sums=None if state.sums is None else {k: state.sums[k] + metrics[k] ** 2 for k in state.sums},
+            sums=None if state.sums is None else {k: state.sums[k] + metrics[k] ** mean_power(k) for k in state.sums},
         ), metrics  # fmt: skip
 
     return jax.jit(step, donate_argnums=(0,))
+
+
+def mean_power(metric: str) -> int:
+    """The power in which a displayed error is averaged: 1 for mean absolute errors, 2 for root mean squares."""
+    return 1 if metric.startswith("mae") else 2
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -158,7 +158,7 @@ def test_broken_files(tmp_path, name, content, message):
 def test_missing_and_truncated_files(models, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_tree(tmp_path / "none.dp")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="there is no directory"):
         convert(models / "one_side.dp", tmp_path / "none" / "model.dp")
     with pytest.raises(InputError, match="not the ending"):
         convert(models / "one_side.dp", tmp_path / "model.pth")

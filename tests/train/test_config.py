@@ -437,8 +437,8 @@ def test_yaml_is_read_like_json(project):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1,}', "line 1, column 9: not valid JSON: a comma stands before a closing bracket; remove it"),
-        ('{"a": [1, 2,]}', "line 1, column 13: not valid JSON: a comma stands before a closing bracket; remove it"),
+        ('{"a": 1,}', "line 1, column 8: not valid JSON: a comma stands before a closing bracket; remove it"),
+        ('{"a": [1, 2,]}', "line 1, column 12: not valid JSON: a comma stands before a closing bracket; remove it"),
         ('{"a": 1 "b": 2}', "line 1, column 9: not valid JSON: a comma or a closing bracket is missing before this"),
         ('{\n  // note\n  "a": 1}', "line 2, column 3: not valid JSON: JSON has no comments; put the remark in a key"),
         ("{'a': 1}", 'line 1, column 2: not valid JSON: text is written in double quotes: "…"'),

@@ -143,7 +143,7 @@ INPUTS = {
 }
 TEXTS = {
     "": "line 1, column 1: not valid JSON: the file is empty",
-    '{"model": {},}': "line 1, column 14: not valid JSON: a comma stands before a closing bracket; remove it",
+    '{"model": {},}': "line 1, column 13: not valid JSON: a comma stands before a closing bracket; remove it",
     '{"model": {': "line 1, column 12: not valid JSON: the file ends too early; a closing bracket or quote is missing",
     '{"a": True}': "line 1, column 7: not valid JSON: True is written true",
     "[1]": "$: must be a section {…}, not [1]",
