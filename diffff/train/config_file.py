@@ -71,7 +71,7 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def _at_the_comma(error: json.JSONDecodeError, text: str) -> json.JSONDecodeError:
-    """The same error; a comma before a closing bracket is located itself, as from Python 3.13 on, not what follows it."""
+    """The same error; a comma before a closing bracket is located itself, as in Python 3.13, not what follows it."""
     comma = len(text[: error.pos].rstrip()) - 1
     if text[comma : comma + 1] == "," and text[error.pos :].lstrip()[:1] in ("}", "]"):
         return json.JSONDecodeError(error.msg, text, comma)
