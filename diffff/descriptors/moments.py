@@ -83,7 +83,7 @@ def _forward(
     center: jax.Array,
     types: jax.Array,
 ) -> tuple[jax.Array, _Pair]:
-    pairs = lax.optimization_barrier(_pairs(shape, basis, dr, center, types))
+    pairs = _pairs(shape, basis, dr, center, types)
     rows = jnp.concatenate([jnp.ones_like(pairs.alpha)[:, None], pairs.alpha[:, None] * pairs.dr], axis=-1)
     moments = lax.scatter_add(
         jnp.zeros(out_shape, dr.dtype),
