@@ -54,8 +54,10 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     import jax
 
-    jax.config.update("jax_enable_x64", True)
     import diffff
+    from diffff.cli import start_jax
+
+    start_jax()
 
     backends = [name for name in options.backends if installed(options.deepmd_python, name)]
     print(f"diffff {diffff.__version__}, JAX {jax.__version__}; {len(os.sched_getaffinity(0))} cores; ", end="")

@@ -73,14 +73,16 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def start_jax() -> None:
-    """Ready JAX for a command that computes: a sound release, double precision, no chatter of its libraries.
+    """Ready JAX for a command that computes: a sound release, double precision, its memory kept, no chatter.
 
     Raises:
         InputError: The installed JAX is one of those known to compute wrong numbers.
     """
+    from diffff.allocator import keep_freed_memory
     from diffff.jax_version import require_sound_jax
 
     require_sound_jax()
+    keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA reads it when it is loaded
     import jax
 

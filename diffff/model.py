@@ -164,16 +164,17 @@ class Model:
         out = predict(
             self.spec,
             self.params["DeepPot"],
-            center,
-            neighbor,
-            dr,
+            center[None],
+            neighbor[None],
+            dr[None],
             layout=frame.layout,
             basis=basis,
-            real=None if frame.real.all() else frame.real,
-            fparam=frame.fparam,
-            aparam=frame.aparam,
+            real=None if frame.real.all() else frame.real[None],
+            fparam=None if frame.fparam is None else frame.fparam[None],
+            aparam=None if frame.aparam is None else frame.aparam[None],
             atomic_virial=atomic,
         )
+        out = {name: values[0] for name, values in out.items()}
 
         def placed(values: jax.Array) -> np.ndarray:
             full = np.zeros((frame.n_atoms, *values.shape[1:]))

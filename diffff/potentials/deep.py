@@ -125,7 +125,7 @@ class DeepModel(Spec):
             atom_types: shape ``(n_atoms,)``.
         """
         n_atoms, n_types = len(atom_types), len(self.type_map)
-        types = jnp.asarray(atom_types)
+        types = jnp.asarray(atom_types, jnp.int32)
         neighbor_types = types[jnp.minimum(neighbor, n_atoms - 1)]
         if self.pair_exclude_types:
             table = np.zeros((n_types, n_types), bool)
@@ -154,7 +154,7 @@ class DeepModel(Spec):
             pairs: directed pairs, Å; indices of atoms in blocks of one type.
             layout: number of atoms of each type; static.
             basis: spline functions, or None for the direct path.
-            fparam: shape ``(numb_fparam,)``.
+            fparam: shape ``(n_atoms, numb_fparam)``, the frame parameters of each atom's frame.
             aparam: shape ``(n_atoms, numb_aparam)``.
         """
         n_types, atom_types = len(layout), np.repeat(np.arange(len(layout)), layout)
@@ -176,7 +176,12 @@ class DeepModel(Spec):
                 mine = jax.tree.map(lambda x, block=block: x[block], moments)
                 features = self.descriptor.features_from_moments(params["descriptor"], mine, t, self.type_map, basis)
             energy = self.fitting_net.apply(
-                params["fitting"], features, t, self.type_map, fparam, None if aparam is None else aparam[block]
+                params["fitting"],
+                features,
+                t,
+                self.type_map,
+                None if fparam is None else fparam[block],
+                None if aparam is None else aparam[block],
             )
             energies.append(energy.astype(params["bias"].dtype) + params["bias"][t])
         return jnp.concatenate(energies)
@@ -195,42 +200,77 @@ class DeepModel(Spec):
         aparam: jax.Array | None = None,
         atomic_virial: bool = False,
     ) -> dict[str, jax.Array]:
-        """Energy and its derivatives for one frame.
+        """Energies of frames and their derivatives.
 
-        With ``g = dE/d(dr)`` of each directed pair, ``F_center += g``, ``F_neighbor -= g``, ``virial = -sum g (x) dr``.
+        The frames are evaluated as one system of ``n_frames`` groups of atoms that do not see each other. With
+        ``g = dE/d(dr)`` of each directed pair, ``F_center += g``, ``F_neighbor -= g``, ``virial = -sum g (x) dr``.
 
         Args:
             params: parameter tree.
-            center: shape ``(n_pairs,)``, atoms in blocks by type; unused entries hold ``n_atoms``.
-            neighbor: shape ``(n_pairs,)``.
-            dr: shape ``(n_pairs, 3)``, Å.
-            layout: number of atoms of each type; static.
+            center: shape ``(n_frames, n_pairs)``, atoms in blocks by type; unused entries hold ``n_atoms``.
+            neighbor: shape ``(n_frames, n_pairs)``.
+            dr: shape ``(n_frames, n_pairs, 3)``, Å.
+            layout: number of atoms of each type in a frame; static.
             basis: spline functions, or None for the direct path.
-            real: shape ``(n_atoms,)``, False for slots without an atom; None: all are atoms.
-            fparam: shape ``(numb_fparam,)``.
-            aparam: shape ``(n_atoms, numb_aparam)``.
+            real: shape ``(n_frames, n_atoms)``, False for slots without an atom; None: all are atoms.
+            fparam: shape ``(n_frames, numb_fparam)``.
+            aparam: shape ``(n_frames, n_atoms, numb_aparam)``.
             atomic_virial: whether to return it.
 
         Returns:
-            ``energy ()``, ``atom_ener (n_atoms,)``, ``force (n_atoms, 3)``, ``virial (3, 3)``, ``atom_virial
-            (n_atoms, 3, 3)``; eV, eV/Å. The virial of a pair is counted with its neighbour, as in DeePMD-kit.
+            ``energy (n_frames,)``, ``atom_ener (n_frames, n_atoms)``, ``force (n_frames, n_atoms, 3)``, ``virial
+            (n_frames, 3, 3)``, ``atom_virial (n_frames, n_atoms, 3, 3)``; eV, eV/Å. The virial of a pair is counted
+            with its neighbour, as in DeePMD-kit.
         """
-        n_atoms = sum(layout)
-        atom_types = np.repeat(np.arange(len(layout)), layout)
+        n_frames, n_atoms = len(center), sum(layout)
+        place = _places(n_frames, layout)
+        center, neighbor = (
+            jnp.take_along_axis(jnp.asarray(place, jnp.int32), index, axis=1).reshape(-1) for index in (center, neighbor)
+        )
+        place = place[:, :n_atoms]
+        frame, slot = np.unravel_index(np.argsort(place, axis=None), place.shape)
+        fparam = None if fparam is None else fparam[frame]
+        aparam = None if aparam is None else aparam[frame, slot]
+        joined = tuple(n_frames * n for n in layout)
+        atom_types = np.repeat(np.arange(len(layout)), joined)
 
         def total(dr: jax.Array) -> tuple[jax.Array, jax.Array]:
             pairs = self.pairs(center, neighbor, dr, atom_types)
-            e = self.atomic_energies(params, pairs, layout, basis, fparam=fparam, aparam=aparam)
+            e = self.atomic_energies(params, pairs, joined, basis, fparam=fparam, aparam=aparam)[place]
             e = e if real is None else jnp.where(real, e, 0.0)
             return jnp.sum(e), e
 
-        (energy, atom_ener), g = jax.value_and_grad(total, has_aux=True)(dr)
-        force = jnp.zeros((n_atoms, 3), g.dtype).at[center].add(g, mode="drop").at[neighbor].add(-g, mode="drop")
-        out = {"energy": energy, "atom_ener": atom_ener, "force": force, "virial": -jnp.einsum("pa,pb->ab", g, dr)}
+        (_, atom_ener), g = jax.value_and_grad(total, has_aux=True)(dr.reshape(-1, 3))
+        force = jnp.zeros((n_frames * n_atoms, 3), g.dtype).at[center].add(g, mode="drop")
+        force = force.at[neighbor].add(-g, mode="drop")[place]
+        per_pair = g.reshape(dr.shape)
+        out = {
+            "energy": jnp.sum(atom_ener, axis=1),
+            "atom_ener": atom_ener,
+            "force": force,
+            "virial": -jnp.einsum("fpa,fpb->fab", per_pair, dr),
+        }
         if atomic_virial:
-            per_pair = -g[:, :, None] * dr[:, None, :]
-            out["atom_virial"] = jnp.zeros((n_atoms, 3, 3), g.dtype).at[neighbor].add(per_pair, mode="drop")
+            of_pair = -(per_pair[..., :, None] * dr[..., None, :]).reshape(-1, 3, 3)
+            zero = jnp.zeros((n_frames * n_atoms, 3, 3), g.dtype)
+            out["atom_virial"] = zero.at[neighbor].add(of_pair, mode="drop")[place]
         return out
+
+
+def _places(n_frames: int, layout: Layout) -> np.ndarray:
+    """Where the atoms of frames are when all frames make one system in blocks by type.
+
+    Returns:
+        Shape ``(n_frames, n_atoms + 1)``; the last column, of unused entries, holds ``n_frames * n_atoms``.
+
+    Example:
+        >>> _places(2, (1, 2))
+        array([[0, 2, 3, 6],
+               [1, 4, 5, 6]])
+    """
+    ends = np.cumsum((0, *(n_frames * n for n in layout)))
+    blocks = [end + np.arange(n_frames * n).reshape(n_frames, n) for end, n in zip(ends, layout, strict=False)]
+    return np.concatenate([*blocks, np.full((n_frames, 1), ends[-1])], axis=1)
 
 
 @pytree

@@ -49,15 +49,10 @@ class Frames:
 
     def vectors(self) -> jax.Array:
         """``dr`` of each pair, shape ``(n_frames, capacity, 3)``, Å; zero for unused entries."""
-        last = self.positions.shape[1] - 1
-
-        def of_frame(
-            center: jax.Array, neighbor: jax.Array, shift: jax.Array, x: jax.Array, box: jax.Array
-        ) -> jax.Array:
-            there, here = x[jnp.minimum(neighbor, last)], x[jnp.minimum(center, last)]
-            return there - here + shift.astype(x.dtype) @ box
-
-        return jax.vmap(of_frame)(self.center, self.neighbor, self.shift, self.positions, self.boxes)
+        frame, last = jnp.arange(len(self.positions))[:, None], self.positions.shape[1] - 1
+        there, here = (self.positions[frame, jnp.minimum(index, last)] for index in (self.neighbor, self.center))
+        shift = self.shift.astype(there.dtype)  # the sum below is several times as fast as a product of matrices
+        return there - here + sum(shift[..., k, None] * self.boxes[:, None, k] for k in range(3))
 
 
 @dataclass(frozen=True)

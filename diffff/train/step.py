@@ -42,22 +42,18 @@ class TrainState:
 
 
 def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBasis | None) -> dict[str, jax.Array]:
-    """Predictions for each frame of a batch, as `DeepModel.predict`, with a leading axis of frames."""
-
-    def one(frame: Frames, dr: jax.Array) -> dict[str, jax.Array]:
-        return model.predict(
-            params["DeepPot"],
-            frame.center.astype(jnp.int32),
-            frame.neighbor.astype(jnp.int32),
-            dr,
-            frame.layout,
-            basis,
-            real=frame.real,
-            fparam=frame.labels.get("fparam"),
-            aparam=frame.labels.get("aparam"),
-        )
-
-    return jax.vmap(one)(batch, batch.vectors())
+    """Predictions for the frames of a batch, as `DeepModel.predict`."""
+    return model.predict(
+        params["DeepPot"],
+        batch.center.astype(jnp.int32),
+        batch.neighbor.astype(jnp.int32),
+        batch.vectors(),
+        batch.layout,
+        basis,
+        real=batch.real,
+        fparam=batch.labels.get("fparam"),
+        aparam=batch.labels.get("aparam"),
+    )
 
 
 def batch_loss(

@@ -107,12 +107,9 @@ def predicted(model: Model, case: str, basis: SplineBasis | None) -> dict[str, d
         batch["fparam"].append(NUMBERS.get(f"{case}/{name}/fparam", default))
         batch["aparam"].append(aparam)
 
-    def one(frame: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        center, neighbor, dr = frame["center"], frame["neighbor"], frame["dr"]
-        extra = {key: frame[key] for key in ("real", "fparam", "aparam")}
-        return model.spec.predict(model.params["DeepPot"], center, neighbor, dr, layout, basis, **extra)
-
-    out = jax.vmap(one)({key: jnp.asarray(np.stack(values)) for key, values in batch.items()})
+    stacked = {key: jnp.asarray(np.stack(values)) for key, values in batch.items()}
+    pairs = (stacked.pop(key) for key in ("center", "neighbor", "dr"))
+    out = model.spec.predict(model.params["DeepPot"], *pairs, layout, basis, **stacked)
     return {
         name: {
             "energy": out["energy"][f],
