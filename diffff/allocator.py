@@ -22,4 +22,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries lack it, or it does nothing there
     if mallopt is None:
         return False
-    return all(mallopt(option, value) == 1 for option, value in ((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0), (_ARENA_MAX, 1)))
+    settings = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0, _ARENA_MAX: 1}
+    return all(mallopt(option, value) == 1 for option, value in settings.items())

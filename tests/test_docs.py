@@ -52,7 +52,8 @@ def test_commands_parse(page: Path) -> None:
         if words[:1] != ["dff"]:
             continue
         command = main.commands[words[1]]
-        command.make_parser(click.Context(command)).parse_args(words[2:])
+        parent = main.make_context("dff", [words[1]], resilient_parsing=True)
+        command.make_parser(click.Context(command, parent=parent)).parse_args(words[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -99,7 +99,8 @@ class EnergyFitting(Spec):
             features: shape ``(n, n_features)``.
             center: type of the atoms.
             type_map: names of the types.
-            fparam: shape ``(numb_fparam,)``, or ``(n, numb_fparam)`` for atoms of several frames, needed when ``numb_fparam > 0``.
+            fparam: shape ``(numb_fparam,)``, or ``(n, numb_fparam)`` for atoms of several frames, needed when
+                ``numb_fparam > 0``.
             aparam: shape ``(n, numb_aparam)``, needed when ``numb_aparam > 0``.
 
         Returns:

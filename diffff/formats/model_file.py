@@ -13,7 +13,6 @@ compute.
 
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import numpy as np
 import yaml
 
 from diffff.errors import InputError
+from diffff.files import replacing
 
 try:  # in C; safe: they know numbers, text, lists and dicts, nothing else
     from yaml import CSafeDumper as Dumper
@@ -66,7 +66,7 @@ def write_tree(path: str | Path, tree: Tree) -> None:
     """Writes a model file, as a whole or not at all: a reader never sees half of it.
 
     Args:
-        path: A `.dp`, `.yaml` or `.yml` file; its directory must exist.
+        path: A `.dp`, `.yaml` or `.yml` file; missing directories are made.
         tree: As `read_tree` returns it; not changed.
 
     Raises:
@@ -74,16 +74,8 @@ def write_tree(path: str | Path, tree: Tree) -> None:
     """
     path = Path(path)
     write = _write_yaml if _suffix(path) in _YAML else _write_dp
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no directory {path.parent}. Make it, or choose another place.")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         write(part, tree)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def convert(source: str | Path, target: str | Path) -> None:

@@ -225,7 +225,8 @@ class DeepModel(Spec):
         n_frames, n_atoms = len(center), sum(layout)
         place = _places(n_frames, layout)
         center, neighbor = (
-            jnp.take_along_axis(jnp.asarray(place, jnp.int32), index, axis=1).reshape(-1) for index in (center, neighbor)
+            jnp.take_along_axis(jnp.asarray(place, jnp.int32), index, axis=1).reshape(-1)
+            for index in (center, neighbor)
         )
         place = place[:, :n_atoms]
         frame, slot = np.unravel_index(np.argsort(place, axis=None), place.shape)

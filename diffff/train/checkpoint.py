@@ -21,7 +21,7 @@ from diffff import __version__, spec, tree
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.files import replacing
-from diffff.model import Model
+from diffff.model import Model, load
 from diffff.potentials.deep import DeepModel
 
 Arrays = dict[str, np.ndarray]
@@ -144,7 +144,9 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def load_model_of(path: Path) -> Model:
-    """The model of a checkpoint, with the last weights."""
+    """The model of a checkpoint, with the last weights, or of a model file."""
+    if not is_checkpoint(path):
+        return load(path)
     checkpoint = read(path)
     return Model(spec=checkpoint.model, params=checkpoint.params())
 

@@ -7,7 +7,6 @@ with "_" are comments. Old inputs are brought into today's form on reading.
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from diffff import spec
 from diffff.errors import InputError, InputErrors
+from diffff.files import replacing
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData
@@ -305,15 +305,9 @@ def write_completed(given: Input, path: str | Path) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     text = json.dumps(spec.completed(given), indent=2, ensure_ascii=False)
-    try:
+    with replacing(Path(path)) as part:
         part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def json_schema() -> dict[str, Any]:

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffff.errors import InputError
-from diffff.model import Model, load
-from diffff.train.checkpoint import is_checkpoint, load_model_of
+from diffff.model import Model
+from diffff.train.checkpoint import load_model_of
 from diffff.train.config import read_input
 from diffff.train.data import System, read_systems
 from diffff.train.details import DetailFiles
@@ -205,7 +205,7 @@ def test(
     Raises:
         InputError: The model or the data cannot be read, or the detail files not be written.
     """
-    tested = _load(model)
+    tested = load_model_of(model)
     paths, patterns = _sources(system, datafile, train_data, valid_data)
     fitting = tested.spec.fitting_net
     systems = read_systems(
@@ -275,11 +275,6 @@ def _report(errors: Errors) -> None:
     logger.info("# number of test data : %d", errors.n_frames)
     for line in errors.lines():
         logger.info("%s", line)
-
-
-def _load(path: Path) -> Model:
-    """The model of a checkpoint or of a model file."""
-    return load_model_of(path) if is_checkpoint(path) else load(path)
 
 
 def _sources(

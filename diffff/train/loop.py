@@ -25,7 +25,7 @@ from diffff.train.lcurve import LearningCurve
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
-from diffff.train.setup import Params, Problem, Source, input_changes, prepare, shifted_bias
+from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
 from diffff.train.step import Metrics, TrainState, batch_loss, make_step, mean_power
 from diffff.train.validation import FullValidation, full_validations, summary
 
@@ -60,10 +60,10 @@ def train(
     given = read_input(input)
     old = None if restart is None else ckpt.read(restart)
     weights = init_model or finetune
-    source = None if weights is None else Source.read(weights, finetune=finetune is not None)
+    source = None if weights is None else ckpt.load_model_of(weights)
     if old is not None:
-        source = Source(old.model, old.params(), finetune=False)
-    problem = prepare(given, source, skip_neighbor_stat=skip_neighbor_stat)
+        source = Model(spec=old.model, params=old.params())
+    problem = prepare(given, source, skip_neighbor_stat=skip_neighbor_stat, finetune=finetune is not None)
     completed = given.model_copy(update={"model": problem.model})
     write_completed(completed, output)
     run = Run.begin(problem) if old is None else Run.resume(problem, old)

@@ -3,17 +3,15 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffff import spec
 from diffff.errors import InputError
-from diffff.formats.deepmd import load_model
+from diffff.model import Model
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, truncate
-from diffff.train import checkpoint
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
@@ -29,30 +27,6 @@ from diffff.train.statistics import fill
 
 Params = dict[str, Any]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the weights of a run come from.
-
-    Attributes:
-        model: hyper-parameters of the file.
-        params: its parameter tree, ``{"DeepPot": ...}``.
-        finetune: whether the energy bias follows the new data.
-    """
-
-    model: DeepModel
-    params: Params
-    finetune: bool
-
-    @classmethod
-    def read(cls, path: Path, *, finetune: bool) -> "Source":
-        """Read a checkpoint or a model file."""
-        if checkpoint.is_checkpoint(path):
-            found = checkpoint.read(path)
-            return cls(found.model, found.params(), finetune)
-        model, params = load_model(path)
-        return cls(model, {"DeepPot": params}, finetune)
 
 
 @dataclass(frozen=True)
@@ -116,20 +90,21 @@ class Problem:
         return (*(Rule(select=pattern, train=False) for pattern in frozen), *self.given.optimizer.rules)
 
 
-def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) -> Problem:
+def prepare(given: Input, source: Model | None, *, skip_neighbor_stat: bool, finetune: bool = False) -> Problem:
     """Read the data, find the neighbours, make or take the model and its statistics.
 
     Args:
         given: the input.
-        source: weights to begin with; None: random ones.
+        source: model whose weights to begin with; None: random ones.
         skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours.
+        finetune: whether the energy bias of the source follows the new data.
 
     Raises:
         InputError: anything wrong with the data, or a source that is another model.
     """
     training = given.training
     train_data, valid_data = training.training_data, training.validation_data
-    wanted = given.model if source is None else _completed_from(source.model, given.model)
+    wanted = given.model if source is None else _completed_from(source.spec, given.model)
     type_map = wanted.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
     train_systems = _read(given, train_data, type_map)
     _check_labels(given.loss, train_systems)
@@ -141,7 +116,8 @@ def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) ->
     pairs = [
         _fitting_pairs(p, system, model) for p, system in zip(pairs, (*train_systems, *valid_systems), strict=True)
     ]
-    if dropped := sum(p.truncated for frames in pairs for p in frames):
+    dropped = sum(p.truncated for frames in pairs for p in frames)
+    if dropped and skip_neighbor_stat:  # else `resolve` has told it
         logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", dropped)
     train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)])
     valid = None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :])
@@ -153,9 +129,9 @@ def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) ->
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
         params = fill(model, model.init(seed), train.systems, train.sizes, pairs=pairs[: len(train_systems)], **stat)
     else:
-        _same_model(model, source.model)
+        _same_model(model, source.spec)
         params = source.params["DeepPot"]
-        if source.finetune:
+        if finetune:
             params = shifted_bias(model, {"DeepPot": params}, train)["DeepPot"]
     return Problem(
         given=given,
@@ -170,8 +146,6 @@ def prepare(given: Input, source: Source | None, *, skip_neighbor_stat: bool) ->
 
 def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
     """The parameters with the energy bias that fits the data best."""
-    from diffff.model import Model
-
     whole = Model(spec=model, params=params)
     inner = change_bias(
         model, params["DeepPot"], data.systems, data.sizes, lambda system, f: evaluate(whole, system, f)["energy"]

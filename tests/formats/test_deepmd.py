@@ -158,8 +158,9 @@ def test_broken_files(tmp_path, name, content, message):
 def test_missing_and_truncated_files(models, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_tree(tmp_path / "none.dp")
-    with pytest.raises(InputError, match="there is no directory"):
-        convert(models / "one_side.dp", tmp_path / "none" / "model.dp")
+    convert(models / "one_side.dp", tmp_path / "new" / "model.dp")
+    with pytest.raises(InputError, match=r"model\.dp is no directory"):
+        convert(models / "one_side.dp", tmp_path / "new" / "model.dp" / "x.dp")
     with pytest.raises(InputError, match="not the ending"):
         convert(models / "one_side.dp", tmp_path / "model.pth")
     whole = (models / "one_side.dp").read_bytes()

@@ -24,7 +24,7 @@ from diffff.train.evaluate import evaluate
 from diffff.train.lcurve import read_lcurve
 from diffff.train.loop import Interruption, Run
 from diffff.train.progress import Progress
-from diffff.train.setup import Source, input_changes, prepare
+from diffff.train.setup import input_changes, prepare
 from diffff.train.step import _all_finite, batch_loss
 from tests.train import small
 
@@ -289,7 +289,7 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint_or_a_model_file(data, fin
     given = read_input(small.write_input(tmp_path, simple(data)))
     weights = ckpt.read(finished).params()
     for file in (finished, finished.parent, tmp_path / "model.dp"):
-        problem = prepare(given, Source.read(file, finetune=False), skip_neighbor_stat=False)
+        problem = prepare(given, ckpt.load_model_of(file), skip_neighbor_stat=False)
         jax.tree.map(np.testing.assert_array_equal, problem.params, weights)
         assert int(Run.begin(problem).state.step) == 0
 
@@ -297,7 +297,7 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint_or_a_model_file(data, fin
 def test_what_the_input_leaves_to_the_data_comes_from_the_weights(data, finished, tmp_path):
     changes = simple(data, **{"model.descriptor.sel": "auto", "model.type_map": None})
     given = read_input(small.write_input(tmp_path, changes))
-    problem = prepare(given, Source.read(finished, finetune=False), skip_neighbor_stat=False)
+    problem = prepare(given, ckpt.load_model_of(finished), skip_neighbor_stat=False)
     assert problem.model.descriptor.slots == (4, 8)
     assert problem.model.type_map == ("O", "H")
 
@@ -307,7 +307,7 @@ def test_finetuning_removes_the_mean_error_of_the_energies(data, finished, tmp_p
     given = read_input(small.write_input(tmp_path, changes))
 
     def mean_error(finetune):
-        problem = prepare(given, Source.read(finished, finetune=finetune), skip_neighbor_stat=False)
+        problem = prepare(given, ckpt.load_model_of(finished), skip_neighbor_stat=False, finetune=finetune)
         (system,) = problem.train.systems
         model = ckpt.load_model_of(finished)
         model = type(model)(spec=problem.model, params=problem.params)

@@ -229,8 +229,8 @@ OPTIONS = {
     "-i no.dp": "no.dp: no such file. Give the path of a model file (.dp, .yaml).",
     "-i graph.pb": "graph.pb: not the ending of a model file. Use .dp, .yaml or .yml.",
     "-i data.hdf5": "data.hdf5: not the ending of a model file. Use .dp, .yaml or .yml.",
-    "-o water": "water: cannot be written: Is a directory",
-    "-o no/out.json": "no/out.json: cannot be written: No such file or directory",
+    "-o water": "water: cannot be written (Is a directory).",
+    "-o input.json/out.json": "input.json/out.json: cannot be written (input.json is no directory).",
 }
 
 
@@ -324,9 +324,9 @@ def test_labels_for_none_of_the_terms(folder):
             "x.pb: not the ending of a model file. Use .dp, .yaml or .yml.",
         ),
         (
-            ["freeze", "-c", "model.h5", "-o", "no/x.dp"],
+            ["freeze", "-c", "model.h5", "-o", "input.json/x.dp"],
             1,
-            "no/x.dp: there is no directory no. Make it, or choose another",
+            "input.json/x.dp: cannot be written (input.json is no directory).",
         ),
         (["test", "-m", "no.dp", "-s", "water"], 1, "no.dp: no such file. Give the path of a model file (.dp, .yaml)."),
     ],
