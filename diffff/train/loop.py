@@ -124,7 +124,7 @@ class Run:
             step=jnp.zeros((), jnp.int32),
             trained=trained,
             optimizer=_optimizer(problem, scales).init(trained),
-            failed=jnp.full((), -1, jnp.int32),
+            failed=jnp.full(2, -1, jnp.int32),
             ema=jax.tree.map(jnp.copy, trained) if averages[0] else None,
             swa=swa_init(trained) if averages[1] else None,
             sums={name: jnp.zeros(()) for name in problem.given.loss.metrics} if training.disp_avg else None,
@@ -259,13 +259,14 @@ class Run:
         )
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
-        failed = int(self.state.failed)
+        failed, culprit = self.state.failed.tolist()
         if failed < 0:
             return
         step, system, frames = next(entry for entry in recent if entry[0] == failed)
+        where = f"frame {frames[culprit]}" if culprit >= 0 else f"frames {frames.tolist()}"
         raise InputError(
             f"loss, gradient or weights are not finite after step {step}: system "
-            f"{self.problem.train.systems[system].name}, frames {frames.tolist()}. Look at these frames, lower "
+            f"{self.problem.train.systems[system].name}, {where}. Look there, lower "
             "learning_rate.start_lr, or set training.gradient_max_norm; the last checkpoint is from before that step."
         )
 

@@ -26,7 +26,8 @@ class TrainState:
         step: number of steps done, int32.
         trained: the trained leaves by path.
         optimizer: state of the optimiser.
-        failed: first step after which loss, gradient or weights were not finite, -1 so far; int32.
+        failed: first step after which loss, gradient or weights were not finite, and the place in its batch of the
+            first frame to blame, whose prediction was not while those of others were; -1: none; shape ``(2,)``, int32.
         ema: exponential moving average of ``trained``, or None.
         swa: plain mean of ``trained``, or None.
         sums: sums of the errors, in their `mean_power`, since the last row of the learning curve (`disp_avg`), or None.
@@ -60,9 +61,17 @@ def batch_loss(
     model: DeepModel, loss: EnergyLoss, params: Any, batch: Frames, basis: SplineBasis | None, lr_ratio: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """Loss and displayed errors of a batch."""
+    return _batch_loss(model, loss, params, batch, basis, lr_ratio)[:2]
+
+
+def _batch_loss(
+    model: DeepModel, loss: EnergyLoss, params: Any, batch: Frames, basis: SplineBasis | None, lr_ratio: jax.Array
+) -> tuple[jax.Array, Metrics, jax.Array]:
+    """`batch_loss`, and which frames of the batch have finite predictions."""
     needed = loss.needs(batch.labels.keys())
     prediction = {k: v for k, v in predict_batch(model, params, batch, basis).items() if k in needed}
-    return loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio)
+    finite = [jnp.isfinite(v).reshape(len(v), -1).all(axis=1) for v in prediction.values()]
+    return *loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio), jnp.stack(finite).all(axis=0)
 
 
 def make_step(
@@ -92,14 +101,18 @@ def make_step(
     def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
         lr = learning_rate(state.step)
 
-        def objective(trained: Leaves) -> tuple[jax.Array, Metrics]:
-            return batch_loss(model, loss, merge(trained, frozen), frames.take(indices), basis, lr / start_lr)
+        def objective(trained: Leaves) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+            params, batch = merge(trained, frozen), frames.take(indices)
+            value, metrics, finite = _batch_loss(model, loss, params, batch, basis, lr / start_lr)
+            return value, (metrics, finite)
 
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
+        (value, (metrics, finite)), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained, learning_rate=lr)
         trained = cast(Leaves, optax.apply_updates(state.trained, updates))
         done = state.step + 1
-        failed = jnp.where((state.failed < 0) & ~_all_finite((value, grads, trained)), done, state.failed)
+        fails = (state.failed[0] < 0) & ~_all_finite((value, grads, trained))
+        culprit = jnp.where(finite.any() & ~finite.all(), jnp.argmin(finite), -1).astype(jnp.int32)
+        failed = jnp.where(fails, jnp.stack([done, culprit]), state.failed)
         return TrainState(
             step=done,
             trained=trained,

@@ -107,7 +107,7 @@ def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
         step=jnp.zeros((), jnp.int32),
         trained=jax.tree.map(jnp.copy, trained),
         optimizer=optimizer.init(trained),
-        failed=jnp.full((), -1, jnp.int32),
+        failed=jnp.full(2, -1, jnp.int32),
         ema=jax.tree.map(jnp.copy, trained),
         swa=None,
         sums={name: jnp.ones(()) for name in LOSS.metrics},
@@ -125,6 +125,11 @@ def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
         np.testing.assert_allclose(state.ema[name], 0.75 * trained[name] + 0.25 * leaf, rtol=1e-12, atol=1e-15)
         assert scales[name] == (0.5 if name.endswith("/b") else 1.0)
     np.testing.assert_allclose(errors["rmse"] ** 2, loss, rtol=1e-12)
-    assert (int(state.step), int(state.failed)) == (1, -1)
+    assert (int(state.step), state.failed.tolist()) == (1, [-1, -1])
     for name in LOSS.metrics:
         np.testing.assert_allclose(state.sums[name], 1.0 + errors[name] ** 2, rtol=1e-12)
+    mixed, indices = problem.train.locate(0, np.array([0, 1]))
+    broken = dataclasses.replace(mixed, positions=mixed.positions.at[indices[1]].set(jnp.nan))
+    for _ in range(2):
+        state, _ = step(state, frozen, broken, indices)
+        assert state.failed.tolist() == [2, 1]  # the step, and the place of the frame in its batch
