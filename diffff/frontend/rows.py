@@ -1,0 +1,135 @@
+"""Columns of numbers that know where each of them stands in the files of a force field."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from diffff.errors import InputError
+from diffff.frontend.xml import Document, Key, format_number
+from diffff.frontend.xml_tree import Element
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where one number stands: an attribute, or the i-th number of an element's text.
+
+    Attributes:
+        document: the file.
+        element: the row.
+        key: name of the attribute, or i.
+        old: its spelling; None where the file leaves it out and a default holds.
+    """
+
+    document: Document
+    element: Element
+    key: Key
+    old: str | None
+
+    def __str__(self) -> str:
+        return f"{self.document.where(self.element)}: {self.key if isinstance(self.key, str) else f'number {self.key}'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One array of parameters, and the place of each number.
+
+    Attributes:
+        places: one for each number.
+        initial: shape ``(n_rows,)``, float64, the numbers as the files give them.
+    """
+
+    places: tuple[Place, ...] = field(repr=False)
+    initial: np.ndarray
+
+    @classmethod
+    def of_attribute(
+        cls, rows: Iterable[tuple[Document, Element]], name: str, *, default: float | None = None
+    ) -> "Column":
+        """One attribute of many elements, in their order; they may stand in several files.
+
+        Args:
+            rows: the elements, each with its file.
+            name: the attribute.
+            default: its value where an element lacks it; None if it must be there.
+
+        Raises:
+            InputError: An attribute is missing, or no finite number.
+        """
+        return cls.of_places((Place(document, row, name, row.attributes.get(name)) for document, row in rows), default)
+
+    @classmethod
+    def of_text(cls, document: Document, element: Element) -> "Column":
+        """The numbers of an element's text, such as a ``<Map>`` of CMAP.
+
+        Raises:
+            InputError: A word of the text is no finite number.
+        """
+        return cls.of_places(Place(document, element, i, word) for i, word in enumerate(element.text.split()))
+
+    @classmethod
+    def of_places(cls, places: Iterable[Place], default: float | None = None) -> "Column":
+        """The numbers of some places.
+
+        Raises:
+            InputError: One of them is missing without a default, or no finite number.
+        """
+        kept = tuple(places)
+        return cls(places=kept, initial=_numbers(kept, default))
+
+
+def changes(columns: Iterable[tuple[Column, ArrayLike]]) -> dict[Document, dict[tuple[Element, Key], str]]:
+    """What to change in each file so that it gives these numbers, for `Document.edited`.
+
+    A number counts as changed when it differs from the one read, rounded to the precision of the new array, so that
+    float32 parameters that nobody touched keep their spelling. Attributes left out of a file stay out until then.
+
+    Args:
+        columns: each column with its new numbers, shape ``(n_rows,)``.
+
+    Raises:
+        InputError: A number is infinite or not a number; the message names its place.
+        ValueError: The shapes differ, or one place got two different numbers.
+    """
+    found: dict[Document, dict[tuple[Element, Key], str]] = defaultdict(dict)
+    for column, values in columns:
+        array = np.asarray(values)
+        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+        if array.shape != column.initial.shape:
+            raise ValueError(f"a column of {len(column.places)} numbers got an array of shape {array.shape}")
+        with np.errstate(over="ignore"):
+            changed = column.initial.astype(array.dtype) != array
+        for i in np.flatnonzero(changed):
+            place = column.places[i]
+            if not np.isfinite(array[i]):
+                raise InputError(
+                    f"{place} would become {array[i]}, which no force field can hold. Did the fit diverge?"
+                )
+            text = format_number(None, array[i])
+            if found[place.document].setdefault((place.element, place.key), text) != text:
+                raise ValueError(f"{place} would become two different numbers")
+    return dict(found)
+
+
+def _numbers(places: Sequence[Place], default: float | None) -> np.ndarray:
+    numbers = np.array([_number(place, default) for place in places], np.float64)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def _number(place: Place, default: float | None) -> float:
+    if place.old is None:
+        if default is None:
+            raise InputError(
+                f'{place.document.where(place.element)} has no attribute "{place.key}". Add {place.key}="…".'
+            )
+        return default
+    try:
+        number = float(place.old)
+    except ValueError:
+        raise InputError(f"{place} is {place.old!r}, which is no number. Write a decimal number.") from None
+    if not np.isfinite(number):
+        raise InputError(f"{place} is {place.old!r}, which is not finite. Write a decimal number.")
+    return number
