@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffff.neighbors import Neighbors
+from diffff.potentials.virtual_sites import VirtualSites
 from diffff.pytree import pytree
 
 Params = dict[str, Any]
@@ -43,9 +44,15 @@ class Term(Protocol):
 
 @pytree
 class Potential:
-    """Sum of terms; ``Potential + Potential`` is a Potential."""
+    """Sum of terms; ``Potential + Potential`` is a Potential.
+
+    Attributes:
+        terms: what is summed.
+        sites: virtual sites, which are placed before any term sees the positions.
+    """
 
     terms: tuple[Term, ...]
+    sites: tuple[VirtualSites, ...] = ()
 
     @property
     def cutoff(self) -> float:
@@ -60,10 +67,17 @@ class Potential:
         self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
     ) -> dict[str, jax.Array]:
         """Energy of each term by name, kJ/mol."""
+        positions = self.placed(positions)
         return {t.name: t.energy(params[t.name], positions, box, neighbors) for t in self.terms}
 
+    def placed(self, positions: jax.Array) -> jax.Array:
+        """The positions with all virtual sites where they belong, from which neighbours are to be found."""
+        for sites in self.sites:
+            positions = sites.placed(positions)
+        return positions
+
     def __add__(self, other: "Potential") -> "Potential":
-        return Potential(terms=self.terms + other.terms)
+        return Potential(terms=self.terms + other.terms, sites=self.sites + other.sites)
 
 
 def energy_and_forces(
