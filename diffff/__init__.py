@@ -1,15 +1,16 @@
 """A differentiable engine for molecular force fields: classical terms and Deep Potentials in one parameter tree."""
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffff.errors import InputError
 
 if TYPE_CHECKING:
+    from diffff.frontend.forcefield import ForceField
     from diffff.model import Model
 
 __version__ = "0.1.0.dev0"
-__all__ = ["InputError", "__version__", "load"]
+__all__ = ["ForceField", "InputError", "__version__", "load"]
 
 
 def load(path: str | PathLike[str]) -> "Model":
@@ -33,3 +34,15 @@ def load(path: str | PathLike[str]) -> "Model":
     from diffff.model import load
 
     return load(path)
+
+
+def __getattr__(name: str) -> Any:
+    """`ForceField` is imported when it is first asked for: `import diffff` stays quick."""
+    if name != "ForceField":
+        raise AttributeError(f"module 'diffff' has no attribute {name!r}")
+    from diffff.jax_version import require_sound_jax
+
+    require_sound_jax()
+    from diffff.frontend.forcefield import ForceField
+
+    return ForceField

@@ -1,0 +1,133 @@
+"""One group of parameters: the rows of a force tag in all files, and the terms made of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from diffff.errors import InputError
+from diffff.frontend.rows import Column, Place
+from diffff.frontend.trace import Trace
+from diffff.frontend.xml import Document, Key
+from diffff.frontend.xml_tree import Element
+from diffff.potentials.base import Term
+
+Rows = list[tuple[Document, Element]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user of a force field chooses beside it; see `ForceField.create_potential`."""
+
+    nonbonded_method: str
+    nonbonded_cutoff: float
+    switch_distance: float | None
+    ewald_error_tolerance: float
+    dispersion_correction: bool | None
+    flexible_constraints: bool
+    missing: Literal["error", "skip"]
+    box: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The numbers of a group.
+
+    Attributes:
+        columns: by name; those of ``together`` are several places of one number.
+        units: of each column.
+        together: columns that are a single number, which files repeat.
+    """
+
+    columns: dict[str, Column]
+    units: Mapping[str, str]
+    together: frozenset[str] = frozenset()
+
+    def initial(self) -> dict[str, np.ndarray]:
+        """The arrays as the files give them: shape ``(n_rows,)``, or ``()`` for a single number."""
+        return {
+            name: (column.initial[0] if name in self.together else column.initial).copy()
+            for name, column in self.columns.items()
+        }
+
+    def placed(self, values: Mapping[str, Any]) -> list[tuple[Column, np.ndarray]]:
+        """Each column with its new numbers, as `diffff.frontend.rows.changes` wants them."""
+        return [
+            (column, np.broadcast_to(values[name], column.initial.shape) if name in self.together else values[name])
+            for name, column in self.columns.items()
+        ]
+
+
+class Group(Protocol):
+    """A force tag."""
+
+    @property
+    def name(self) -> str:
+        """The tag, and its key in the parameter tree."""
+        ...
+
+    @property
+    def parameters(self) -> Parameters:
+        """Its numbers."""
+        ...
+
+    def marks(self) -> dict[tuple[Element, Key], str]:
+        """Row numbers in place of parameters, for `Tracer`."""
+        ...
+
+    def terms(self, trace: Trace, options: Options) -> list[Term]:
+        """Terms for a topology, none if nothing in it matches."""
+        ...
+
+
+def rows_of(documents: Iterable[Document], tag: str, children: Iterable[str]) -> Rows:
+    """The rows of a tag in all files, one kind of child after the other in each section."""
+    kinds = tuple(children)
+    return [
+        (document, row)
+        for document in documents
+        for section in document.root.find_all(tag)
+        for kind in kinds
+        for row in section.find_all(kind)
+    ]
+
+
+def numbered(column: Column) -> dict[tuple[Element, Key], str]:
+    """The number of its row, from 1, in place of each number."""
+    return {(place.element, place.key): str(i + 1) for i, place in enumerate(column.places)}
+
+
+def constant(places: Iterable[Place], value: str = "1") -> dict[tuple[Element, Key], str]:
+    """The same in place of each number."""
+    return {(place.element, place.key): value for place in places}
+
+
+def row_numbers(values: np.ndarray) -> np.ndarray:
+    """Rows from marks."""
+    return np.rint(values).astype(np.int32) - 1
+
+
+def among(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of some tuples of atoms ``(n, k)`` are among others, in either direction; bool ``(n,)``."""
+    known = {tuple(x) for x in others.tolist()}
+    return np.array([tuple(x) in known or tuple(x[::-1]) in known for x in atoms.tolist()], bool)
+
+
+def require_all(
+    name: str, what: str, wanted: np.ndarray, found: np.ndarray, trace: Trace, options: Options, row: str
+) -> None:
+    """Refuse a topology some of whose bonds, angles or torsions have no row.
+
+    Raises:
+        InputError: names the first of them, and how many there are.
+    """
+    if options.missing == "skip":
+        return
+    missing = wanted[~among(wanted, found)]
+    if len(missing):
+        others = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise InputError(
+            f'{name}: no row for {what} {trace.describe(missing[0])}{others}. Add {row}, or give missing="skip" '
+            "to leave them out as OpenMM does."
+        )

@@ -1,0 +1,132 @@
+"""What may stand in a force-field file. Anything else is an error, never passed over."""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from diffff.errors import InputErrors
+from diffff.frontend.xml import Document
+from diffff.frontend.xml_tree import Element
+
+_ANY = re.compile(".*")
+Attributes = re.Pattern[str]
+
+
+def _pattern(names: str) -> Attributes:
+    """Attribute names between spaces; ``#`` stands for a number."""
+    return re.compile("|".join(name.replace("#", r"\d+") for name in names.split()) or "(?!)")
+
+
+def _rows(tags: Mapping[str, str]) -> dict[str, tuple[Attributes, dict]]:
+    return {tag: (_pattern(names), {}) for tag, names in tags.items()}
+
+
+_ATOMS = "atom# atomName#"
+_SITE = f"type index siteName {_ATOMS} weight# weightCross wo# wx# wy# p# excludeWith"
+_TORSION = "class# type# periodicity# phase# k#"
+
+# tag -> names of its attributes, and its children in the same form
+_FORCES: dict[str, tuple[Attributes, dict]] = {
+    "HarmonicBondForce": (_pattern(""), _rows({"Bond": "class# type# length k"})),
+    "HarmonicAngleForce": (_pattern(""), _rows({"Angle": "class# type# angle k"})),
+    "AmoebaUreyBradleyForce": (_pattern("cubic quartic"), _rows({"UreyBradley": "class# type# k d"})),
+    "PeriodicTorsionForce": (_pattern("ordering"), _rows({"Proper": _TORSION, "Improper": _TORSION})),
+    "RBTorsionForce": (_pattern("ordering"), _rows(dict.fromkeys(("Proper", "Improper"), "class# type# c#"))),
+    "CMAPTorsionForce": (_pattern(""), _rows({"Map": "", "Torsion": "class# type# map"})),
+    "NonbondedForce": (
+        _pattern("coulomb14scale lj14scale charge14scale epsilon14scale useDispersionCorrection"),
+        {"Atom": (_ANY, {}), "UseAttributeFromResidue": (_pattern("name"), {})},
+    ),
+}
+_RESIDUE = {
+    "Atom": (_ANY, {}),  # parameters of any name
+    **_rows(
+        {
+            "Bond": "from to atomName#",
+            "ExternalBond": "from atomName",
+            "VirtualSite": _SITE,
+            "AllowPatch": "name",
+            "Constraint": "atomName# distance",
+        }
+    ),
+}
+_PATCH = {
+    "AddAtom": (_ANY, {}),
+    "ChangeAtom": (_ANY, {}),
+    **_rows(
+        {
+            "RemoveAtom": "name",
+            "AddBond": "atomName#",
+            "RemoveBond": "atomName#",
+            "AddExternalBond": "atomName",
+            "RemoveExternalBond": "atomName",
+            "ApplyToResidue": "name",
+            "VirtualSite": _SITE,
+        }
+    ),
+}
+_FILE = {
+    "AtomTypes": (_pattern(""), _rows({"Type": "name class element mass"})),
+    "Residues": (_pattern(""), {"Residue": (_ANY, _RESIDUE)}),
+    "Patches": (_pattern(""), {"Patch": (_ANY, _PATCH)}),
+    "Include": (_pattern("file"), {}),
+    "Info": None,  # whatever its authors want to say
+    **_FORCES,
+}
+_NOT_YET = re.compile(
+    r"(?:Amoeba|Hippo|Drude|Custom)\w+|LennardJonesForce|GBSAOBCForce|ADMP\w+|Slater\w+|QqTt\w+|\w*DampingForce"
+)
+_SCRIPTS = ("Script", "InitializationScript")
+
+
+def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
+    """Refuse what is unknown, and what is known but not there yet; all of it at once.
+
+    Raises:
+        InputErrors: A sentence for each kind of tag or attribute that has no meaning here.
+    """
+    problems: dict[tuple[str, str], str] = {}
+    for document in documents:
+        for child in document.root.children:
+            if child.tag in _SCRIPTS:
+                if not allow_scripts:
+                    problems[str(document.path), child.tag] = (
+                        f"{document.where(child)}: Python code in a force field is not run unless asked to. If you "
+                        "trust the file, give allow_scripts=True; what the code adds to OpenMM's system is then missing"
+                        " from the potential."
+                    )
+            else:
+                _check(document, child, _FILE, "ForceField", problems)
+    if problems:
+        raise InputErrors(list(problems.values()))
+
+
+def _check(document: Document, element: Element, known: Mapping, parent: str, problems: dict) -> None:
+    key = (parent, element.tag)
+    if element.tag not in known:
+        if parent == "ForceField" and _NOT_YET.fullmatch(element.tag):
+            problems.setdefault(
+                key, f"{document.where(element)}: diffff does not have this force yet, so it cannot use the file."
+            )
+        else:
+            problems.setdefault(
+                key, f"{document.where(element)} is unknown in <{parent}>.{_suggestion(element.tag, known)}"
+            )
+        return
+    if known[element.tag] is None:
+        return
+    attributes, children = known[element.tag]
+    for name in element.attributes:
+        if not attributes.fullmatch(name):
+            problems.setdefault(
+                (element.tag, name),
+                f'{document.where(element)} has an attribute "{name}" that no <{element.tag}> has, so it would be '
+                "without effect. Correct or remove it.",
+            )
+    for child in element.children:
+        _check(document, child, children, element.tag, problems)
+
+
+def _suggestion(tag: str, known: Iterable[str]) -> str:
+    near = get_close_matches(tag, known, n=1)
+    return f" Did you mean <{near[0]}>?" if near else " Correct or remove it."
