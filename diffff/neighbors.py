@@ -15,7 +15,7 @@ from diffff.pytree import pytree, static
 
 @pytree
 class Neighbors:
-    """Half list of the pairs within a cutoff, sorted by ``i``, ``j``, ``shift``; unused entries have ``i == j == n_atoms``.
+    """Half list of the pairs within a cutoff, sorted by i, j, shift; unused entries have ``i == j == n_atoms``.
 
     Attributes:
         i: shape ``(capacity,)`` int32.
