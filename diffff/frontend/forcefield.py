@@ -48,9 +48,9 @@ class ForceField:
         >>> ff = ForceField("amber14/protein.ff14SB.xml", "amber14/tip3p.xml")
         >>> params = ff.params()
         >>> params["HarmonicBondForce"]["k"].shape
-        (102,)
-        >>> print(ff.rows["HarmonicBondForce"][0].element.attributes["class1"])
-        C
+        (91,)
+        >>> print(ff.rows["HarmonicBondForce"][0].element.attributes["type1"])
+        protein-C
     """
 
     def __init__(self, *files: str | PathLike[str], allow_scripts: bool = False) -> None:
