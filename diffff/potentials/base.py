@@ -5,14 +5,14 @@
 Units: nm, kJ/mol.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffff.neighbors import Neighbors
 from diffff.potentials.virtual_sites import VirtualSites
-from diffff.pytree import pytree
+from diffff.pytree import pytree, static
 
 Params = dict[str, Any]
 
@@ -42,6 +42,20 @@ class Term(Protocol):
         ...
 
 
+class Shared(NamedTuple):
+    """A column that a term takes from another group, such as the charges of an implicit solvent.
+
+    Attributes:
+        term: name of the term.
+        column: its column.
+        group: whose column of that name it is.
+    """
+
+    term: str
+    column: str
+    group: str
+
+
 @pytree
 class Potential:
     """Sum of terms; ``Potential + Potential`` is a Potential.
@@ -49,10 +63,12 @@ class Potential:
     Attributes:
         terms: what is summed.
         sites: virtual sites, which are placed before any term sees the positions.
+        shared: columns that stand in the tree once, though several terms use them.
     """
 
     terms: tuple[Term, ...]
     sites: tuple[VirtualSites, ...] = ()
+    shared: tuple[Shared, ...] = static(default=())
 
     @property
     def cutoff(self) -> float:
@@ -66,9 +82,18 @@ class Potential:
     def energies(
         self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
     ) -> dict[str, jax.Array]:
-        """Energy of each term by name, kJ/mol."""
+        """Energy by name, kJ/mol; terms of one name, which have the same parameters, count together."""
         positions = self.placed(positions)
-        return {t.name: t.energy(params[t.name], positions, box, neighbors) for t in self.terms}
+        found: dict[str, jax.Array] = {}
+        for term in self.terms:
+            energy = term.energy(self.part(params, term.name), positions, box, neighbors)
+            found[term.name] = found[term.name] + energy if term.name in found else energy
+        return found
+
+    def part(self, params: Params, name: str) -> Any:
+        """What the terms of that name see of the parameter tree: their own group, and the columns they share."""
+        shared = {link.column: params[link.group][link.column] for link in self.shared if link.term == name}
+        return {**params.get(name, {}), **shared} if shared else params[name]
 
     def placed(self, positions: jax.Array) -> jax.Array:
         """The positions with all virtual sites where they belong, from which neighbours are to be found."""
@@ -77,7 +102,9 @@ class Potential:
         return positions
 
     def __add__(self, other: "Potential") -> "Potential":
-        return Potential(terms=self.terms + other.terms, sites=self.sites + other.sites)
+        return Potential(
+            terms=self.terms + other.terms, sites=self.sites + other.sites, shared=self.shared + other.shared
+        )
 
 
 def energy_and_forces(

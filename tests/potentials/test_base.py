@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffff.neighbors import neighbor_list
-from diffff.potentials.base import Potential, energy_and_forces, virial
+from diffff.potentials.base import Potential, Shared, energy_and_forces, virial
 from diffff.pytree import pytree, static
 from tests.check_term import check_term
 
@@ -77,6 +77,21 @@ def test_the_sum_of_potentials():
     np.testing.assert_allclose(forces, energy_and_forces(first, *system)[1] + energy_and_forces(second, *system)[1])
     np.testing.assert_allclose(virial(both, *system), virial(first, *system) + virial(second, *system), atol=1e-12)
     assert Potential(terms=()).energy(*system) == 0.0
+
+
+def test_terms_of_one_name_count_together():
+    system = ({"Pairwise": PARAMS}, POSITIONS, BOX, neighbor_list(POSITIONS, BOX, CUTOFF))
+    once, twice = Potential(terms=(Pairwise(),)), Potential(terms=(Pairwise(), Pairwise()))
+    np.testing.assert_allclose(twice.energies(*system)["Pairwise"], 2 * once.energy(*system))
+
+
+def test_a_shared_column_has_the_gradient_of_all_its_terms():
+    other = Potential(terms=(Pairwise(name="Other"),), shared=(Shared("Other", "k", "Pairwise"),))
+    both = other + Potential(terms=(Pairwise(),))
+    system = ({"Pairwise": PARAMS}, POSITIONS, BOX, neighbor_list(POSITIONS, BOX, CUTOFF))
+    once, all_of_it = (jax.grad(p.energy)(*system)["Pairwise"]["k"] for p in (other, both))
+    assert both.shared == other.shared
+    np.testing.assert_allclose(all_of_it, 2 * once)
 
 
 def test_forces_and_virial_of_two_atoms_by_hand():
