@@ -146,6 +146,7 @@ class PeriodicTorsions:
         """See `Group`."""
         names = ["p1", "p2", "p3", "p4", "phase", "periodicity"]
         found = trace.force(self.name, "Torsions", names)
+        found = found[found[:, 4] > 0]  # the others come from a script
         atoms = found[:, :4].astype(int)
         require_all(self.name, "torsion", trace.propers, atoms, trace, options, "a <Proper …> for these types")
         if not len(found):

@@ -1,7 +1,7 @@
 """One group of parameters: the rows of a force tag in all files, and the terms made of them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -38,21 +38,38 @@ class Parameters:
         columns: by name; those of ``together`` are several places of one number.
         units: of each column.
         together: columns that are a single number, which files repeat.
+        homeless: columns that stand nowhere in a file, since the code of a script holds them.
+        shared: groups whose column of that name is used, by column.
     """
 
     columns: dict[str, Column]
     units: Mapping[str, str]
     together: frozenset[str] = frozenset()
+    homeless: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def initial(self) -> dict[str, np.ndarray]:
         """The arrays as the files give them: shape ``(n_rows,)``, or ``()`` for a single number."""
-        return {
+        found = {
             name: (column.initial[0] if name in self.together else column.initial).copy()
             for name, column in self.columns.items()
         }
+        return found | {name: values.copy() for name, values in self.homeless.items()}
 
-    def placed(self, values: Mapping[str, Any]) -> list[tuple[Column, np.ndarray]]:
-        """Each column with its new numbers, as `diffff.frontend.rows.changes` wants them."""
+    def placed(self, name: str, values: Mapping[str, Any]) -> list[tuple[Column, np.ndarray]]:
+        """Each column of the group ``name`` with its new numbers, as `diffff.frontend.rows.changes` wants them.
+
+        Raises:
+            InputError: a number has changed that no file holds, or a column is missing.
+        """
+        if missing := sorted({*self.columns, *self.homeless} - set(values)):
+            raise InputError(f"params lacks {name}/{missing[0]}; take the tree that params() gives.")
+        for column, initial in self.homeless.items():
+            if not np.array_equal(np.asarray(values[column]), initial.astype(np.asarray(values[column]).dtype)):
+                raise InputError(
+                    f"{name}/{column} has changed, but these numbers stand in the code of a script and cannot be "
+                    "written. Keep them as params() gives them."
+                )
         return [
             (column, np.broadcast_to(values[name], column.initial.shape) if name in self.together else values[name])
             for name, column in self.columns.items()

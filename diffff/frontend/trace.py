@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from diffff.errors import InputError
+from diffff.frontend import scripts
 from diffff.frontend.xml import Document, Key
 from diffff.frontend.xml_tree import Element
 
+_UNTRACED = ("LennardJonesForce",)  # what it adds to a System does not tell the rows
 Marks = Mapping[tuple[Element, Key], str]
-_LEFT_OUT = ("Script", "InitializationScript", "Include", "Info")
+_LEFT_OUT = ("Include", "Info")  # they have been read already
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,12 @@ class Trace:
         ]
         return np.array(rows, float).reshape(len(rows), len(names))
 
+    def option(self, kind: str, name: str) -> str:
+        """A setting of the force of that kind, of which the System has one."""
+        force = self.system.find(f"Forces/Force[@type='{kind}']")
+        assert force is not None
+        return force.attrib[name]
+
     def atom_name(self, index: int) -> str:
         """An atom in words, e.g. "HOH 12 O"."""
         atom = list(self.topology.atoms())[index]
@@ -84,7 +92,7 @@ class Tracer:
             InputError: OpenMM does not accept the files.
         """
         self._data = _Data()
-        self._field = openmm_force_field(documents, marks)
+        self._field = openmm_force_field(documents, marks, without=_UNTRACED)
         self._field.registerGenerator(self._data)
 
     def trace(self, topology: Any, **options: Any) -> Trace:
@@ -126,17 +134,31 @@ class _Data:
         args.get("flexibleConstraints", False)  # OpenMM refuses arguments that nobody looks at
 
 
-def openmm_force_field(documents: Iterable[Document], changes: Marks, *, scripts: bool = False) -> Any:
-    """OpenMM's ForceField of some files with some values changed, without their scripts unless wanted.
+def openmm_force_field(
+    documents: Iterable[Document], changes: Marks, *, without: Iterable[str] = (), foreign_scripts: bool = False
+) -> Any:
+    """OpenMM's ForceField of some files with some values changed.
+
+    Args:
+        documents: the files.
+        changes: the values.
+        without: sections to leave out.
+        foreign_scripts: keep scripts that diffff does not know. They are Python code.
 
     Raises:
         InputError: OpenMM does not accept the files.
     """
     import openmm.app
 
-    left_out = [tag for tag in _LEFT_OUT if not (scripts and "Script" in tag)]
     documents = list(documents)
-    copies = [io.BytesIO(ET.tostring(_copy(document.root, changes, left_out))) for document in documents]
+    copies = []
+    for document in documents:
+        root = ET.Element(document.root.tag)
+        for section in document.root.children:
+            foreign = section.tag in scripts.TAGS and not scripts.purpose(section)
+            if section.tag not in (*_LEFT_OUT, *without) and (foreign_scripts or not foreign):
+                root.append(_copy(section, changes))
+        copies.append(io.BytesIO(ET.tostring(root)))
     try:
         return openmm.app.ForceField(*copies)
     except Exception as error:
@@ -144,11 +166,14 @@ def openmm_force_field(documents: Iterable[Document], changes: Marks, *, scripts
         raise InputError(f"OpenMM cannot read the force field ({files}): {error}") from error
 
 
-def _copy(element: Element, changes: Marks, left_out: Iterable[str]) -> ET.Element:
+def _copy(element: Element, changes: Marks) -> ET.Element:
     attributes = {name: changes.get((element, name), value) for name, value in element.attributes.items()}
     copy = ET.Element(element.tag, attributes)
     copy.text = element.text
-    if element.tag == "Map":
+    if element.tag in ("Map", "Function"):
         copy.text = " ".join(changes.get((element, i), word) for i, word in enumerate(element.text.split()))
-    copy.extend(_copy(child, changes, ()) for child in element.children if child.tag not in left_out)
+    elif element.tag in scripts.TAGS:
+        numbered = {key: text for (changed, key), text in changes.items() if changed is element}
+        copy.text = scripts.respelled(element, numbered)
+    copy.extend(_copy(child, changes) for child in element.children)
     return copy

@@ -7,6 +7,7 @@ as they are.
 """
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from diffff.errors import InputError
 from diffff.files import replacing
+from diffff.frontend import scripts
 from diffff.frontend.xml_tree import UTF_16, Element, read_tree
 
 _TAG = re.compile(rb"<[^ \t\r\n/>]+")
@@ -30,7 +32,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NUMBER = re.compile(r"[-+.0-9A-Za-z]+")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-Key = str | int  # the name of an attribute, or i for the i-th number of the text, from 0
+# In the text of an element: what is spelled otherwise in the file, and how many characters it stands for.
+_SPELLED = {rb"&[^;]*;": 1, rb"\r\n": 1, rb"<!--.*?-->": 0, rb"<\?.*?\?>": 0, rb"<!\[CDATA\[": 0, rb"\]\]>": 0}
+_ANY_SPELLED = re.compile(b"|".join(b"(%s)" % pattern for pattern in _SPELLED), re.DOTALL)
+
+Key = str | int  # the name of an attribute, or i for the i-th number of the text, from 0; in a script, of its tables
 Changes = Mapping[tuple[Element, Key], str]  # the new values, in plain characters
 
 
@@ -182,6 +188,8 @@ class Document:
         return _StartTag(name_end=name_end, values=values, space=space, end=closed.end(), empty=bool(closed[1]))
 
     def _words(self, element: Element, tag: _StartTag) -> list[slice]:
+        if element.tag in scripts.TAGS:
+            return self._script_numbers(element, tag)
         places, end = [], tag.end
         while not tag.empty:
             between = _NO_WORD.match(self._units, end)
@@ -195,6 +203,22 @@ class Document:
                 f"{self.where(element)}: its numbers are broken up by entities, comments or unusual spaces, so they "
                 "cannot be changed in place. Write them as plain numbers with spaces between them."
             )
+        return places
+
+    def _script_numbers(self, element: Element, tag: _StartTag) -> list[slice]:
+        """Where the numbers of a script's tables stand; ``<`` and line ends may be spelled longer than they are."""
+        end = tag.end
+        where, shifts = [0], [end]  # from which character of the text on, how far it stands behind in the file
+        for spelled in _ANY_SPELLED.finditer(self._units, end, self._units.find(b"</", end)):
+            means = list(_SPELLED.values())[(spelled.lastindex or 1) - 1]
+            where.append(spelled.start() - shifts[-1] + means)
+            shifts.append(shifts[-1] + len(spelled[0]) - means)
+        places = []
+        for _, place in scripts.numbers(element):
+            shift = shifts[bisect_right(where, place.start) - 1]
+            places.append(slice(place.start + shift, place.stop + shift))
+            if self._units[places[-1]].decode("latin-1") != element.text[place]:
+                raise InputError(f"{self.where(element)}: the numbers of its tables cannot be told apart in the file.")
         return places
 
     @cached_property

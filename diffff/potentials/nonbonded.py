@@ -28,8 +28,8 @@ class Nonbonded:
     """The term; `diffff.potentials.nonbonded_setup.nonbonded` makes and checks one.
 
     Parameters, one array per XML column: ``charge`` (e), ``sigma`` (nm), ``epsilon`` (kJ/mol); with 1-4 pairs the
-    scalars ``coulomb14scale`` and ``lj14scale``; with exceptions ``chargeprod`` (e^2), ``exception_sigma`` and
-    ``exception_epsilon``.
+    scalars ``coulomb14scale`` and ``lj14scale``, and arrays ``special_coulomb14scale`` and ``special_lj14scale`` for the
+    pairs with scales of their own; with exceptions ``chargeprod`` (e^2), ``exception_sigma`` and ``exception_epsilon``.
     Where an epsilon is zero its derivative is given as zero: that of its square root has no finite value.
 
     Attributes:
@@ -38,6 +38,8 @@ class Nonbonded:
         excluded: shape ``(n, 2)``, smaller index first, sorted: pairs without the plain interaction, which are those of
             ``pairs14`` and ``exceptions`` too.
         pairs14: shape ``(n, 2)``: interaction from the rows of the atoms, times the two scales.
+        special14: shape ``(n,)``: the row of the special scales of each of those pairs, -1 for the plain ones; or empty
+            if all are plain.
         exceptions: shape ``(n, 2)``: interaction from rows of their own.
         exception_rows: shape ``(n,)``.
         method: OpenMM's name.
@@ -58,6 +60,7 @@ class Nonbonded:
     lj_rows: jax.Array
     excluded: jax.Array
     pairs14: jax.Array
+    special14: jax.Array
     exceptions: jax.Array
     exception_rows: jax.Array
     method: Method = static(default="NoCutoff")
@@ -159,9 +162,10 @@ class Nonbonded:
                 (column[self.pairs14[:, 0]], column[self.pairs14[:, 1]]) for column in columns
             )
             squared = pairwise.squared_distances(positions, near, self.pairs14)
-            scaled = params["lj14scale"] * root1 * root2
+            scaled = self._scale14(params, "lj14scale") * root1 * root2
             total += jnp.sum(pairwise.lennard_jones(squared, 0.5 * (sigma1 + sigma2), scaled))
-            total += COULOMB_CONSTANT * params["coulomb14scale"] * jnp.sum(q1 * q2 / jnp.sqrt(squared))
+            charges = self._scale14(params, "coulomb14scale") * q1 * q2
+            total += COULOMB_CONSTANT * jnp.sum(charges / jnp.sqrt(squared))
         if len(self.exceptions):
             charge, sigma, epsilon = (
                 params[column][self.exception_rows] for column in ("chargeprod", "exception_sigma", "exception_epsilon")
@@ -170,6 +174,12 @@ class Nonbonded:
             total += jnp.sum(pairwise.lennard_jones(squared, sigma, epsilon))
             total += COULOMB_CONSTANT * jnp.sum(charge / jnp.sqrt(squared))
         return total
+
+    def _scale14(self, params: Any, column: str) -> jax.Array:
+        """A scale for all 1-4 pairs, or one for each of them."""
+        if not len(self.special14):
+            return params[column]
+        return jnp.append(params[f"special_{column}"], params[column])[self.special14]  # the last one at -1
 
     def _reciprocal(
         self, columns: pairwise.Columns, positions: jax.Array, box: jax.Array, near: jax.Array | None

@@ -21,6 +21,7 @@ def nonbonded(
     *,
     excluded: Pairs = (),
     pairs14: Pairs = (),
+    special14: Any = None,
     exceptions: Pairs = (),
     exception_rows: Any = None,
     method: Method = "NoCutoff",
@@ -44,6 +45,7 @@ def nonbonded(
         lj_rows: shape ``(n_atoms,)``, row of its sigma and epsilon.
         excluded: pairs without interaction; those of the next two need not be repeated.
         pairs14: pairs whose interaction is scaled.
+        special14: row of the special scales for each of them, -1 for the plain scales; None if all are plain.
         exceptions: pairs with parameters of their own.
         exception_rows: row of each exception, by default its index.
         method: OpenMM's name.
@@ -72,16 +74,19 @@ def nonbonded(
         )
     n_atoms = len(charge_rows)
     scaled, own = _pairs(pairs14, n_atoms, name, "pairs14"), _pairs(exceptions, n_atoms, name, "exceptions")
-    special = np.concatenate([scaled, own])
-    both, counts = np.unique(special, axis=0, return_counts=True)
+    exempt = np.concatenate([scaled, own])
+    both, counts = np.unique(exempt, axis=0, return_counts=True)
     if (counts > 1).any():
         raise InputError(
             f"{name}: pair {both[counts > 1][0].tolist()} appears twice in pairs14 and exceptions; keep one"
         )
+    special = np.full(len(scaled), -1) if special14 is None else np.asarray(special14)
+    if special.shape != (len(scaled),):
+        raise InputError(f"{name}: {len(scaled)} pairs14, but special14 has shape {special.shape}; give one row each")
     rows = np.arange(len(own)) if exception_rows is None else np.asarray(exception_rows)
     if rows.shape != (len(own),):
         raise InputError(f"{name}: {len(own)} exceptions, but exception_rows has shape {rows.shape}; give one row each")
-    left_out = np.unique(np.concatenate([_pairs(excluded, n_atoms, name, "excluded"), special]), axis=0)
+    left_out = np.unique(np.concatenate([_pairs(excluded, n_atoms, name, "excluded"), exempt]), axis=0)
     _check_distances(name, method, cutoff, switch_distance)
     split = _Split(name, method, cutoff, box, ewald_error_tolerance)
     alpha = split.alpha(alpha, "alpha", EWALD)
@@ -91,6 +96,7 @@ def nonbonded(
         lj_rows=jnp.asarray(lj_rows),
         excluded=jnp.asarray(left_out, jnp.int32),
         pairs14=jnp.asarray(scaled, jnp.int32),
+        special14=jnp.asarray(special if (special >= 0).any() else [], jnp.int32),
         exceptions=jnp.asarray(own, jnp.int32),
         exception_rows=jnp.asarray(rows, jnp.int32),
         method=method,
