@@ -7,10 +7,11 @@ from diffff.errors import InputError
 
 if TYPE_CHECKING:
     from diffff.frontend.forcefield import ForceField
+    from diffff.frontend.system import from_openmm
     from diffff.model import Model
 
 __version__ = "0.1.0.dev0"
-__all__ = ["ForceField", "InputError", "__version__", "load"]
+__all__ = ["ForceField", "InputError", "__version__", "from_openmm", "load"]
 
 
 def load(path: str | PathLike[str]) -> "Model":
@@ -37,12 +38,13 @@ def load(path: str | PathLike[str]) -> "Model":
 
 
 def __getattr__(name: str) -> Any:
-    """`ForceField` is imported when it is first asked for: `import diffff` stays quick."""
-    if name != "ForceField":
+    """The frontend is imported when it is first asked for: `import diffff` stays quick."""
+    if name not in ("ForceField", "from_openmm"):
         raise AttributeError(f"module 'diffff' has no attribute {name!r}")
     from diffff.jax_version import require_sound_jax
 
     require_sound_jax()
     from diffff.frontend.forcefield import ForceField
+    from diffff.frontend.system import from_openmm
 
-    return ForceField
+    return ForceField if name == "ForceField" else from_openmm

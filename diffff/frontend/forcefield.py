@@ -1,15 +1,15 @@
 """`ForceField`: OpenMM's XML files as energy functions of their numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffff.errors import InputError
+from diffff.frontend.arguments import box_of, in_nm, name_of, nanometer, openmm_object
 from diffff.frontend.bonded import (
     CMAPTorsions,
     HarmonicAngles,
@@ -18,15 +18,20 @@ from diffff.frontend.bonded import (
     RBTorsions,
     UreyBradleys,
 )
+from diffff.frontend.custom import custom_sections
 from diffff.frontend.files import read_files
+from diffff.frontend.gbsa import GBSAOBCRows
 from diffff.frontend.group import Group, Options
+from diffff.frontend.implicit import implicit_solvent
+from diffff.frontend.impropers import charmm_impropers
+from diffff.frontend.lennard_jones import LennardJonesRows
 from diffff.frontend.nonbonded import NonbondedRows
 from diffff.frontend.rows import Place, changes
 from diffff.frontend.schema import check
 from diffff.frontend.sites import virtual_sites
 from diffff.frontend.trace import Tracer, openmm_force_field
 from diffff.frontend.xml import Document
-from diffff.potentials.base import Potential
+from diffff.potentials.base import Potential, Shared
 
 Params = dict[str, dict[str, Any]]
 _GROUPS = (
@@ -37,6 +42,8 @@ _GROUPS = (
     RBTorsions,
     CMAPTorsions,
     NonbondedRows,
+    LennardJonesRows,
+    GBSAOBCRows,
 )
 _PERIODIC = ("CutoffPeriodic", "Ewald", "PME", "LJPME")
 
@@ -68,6 +75,10 @@ class ForceField:
         check(self.documents, allow_scripts=allow_scripts)
         tags = {child.tag for document in self.documents for child in document.root.children}
         self._groups: list[Group] = [kind.read(self.documents) for kind in _GROUPS if kind.name in tags]
+        self._groups += custom_sections(self.documents)
+        self._groups += charmm_impropers(self.documents)
+        self._solvents = implicit_solvent(self.documents)
+        self._groups += self._solvents
 
     # ------------------------------------------------------------------ parameters
     def params(self) -> Params:
@@ -90,7 +101,11 @@ class ForceField:
     @property
     def units(self) -> dict[str, str]:
         """The unit of each column, by ``"tag/column"``."""
-        return {f"{g.name}/{name}": unit for g in self._groups for name, unit in g.parameters.units.items()}
+        return {
+            f"{group.name}/{name}": group.parameters.units[name]
+            for group in self._groups
+            for name in group.parameters.initial()
+        }
 
     # ------------------------------------------------------------------ energy
     def create_potential(
@@ -107,6 +122,10 @@ class ForceField:
         flexible_constraints: bool = False,
         residue_templates: Mapping[Any, str] | None = None,
         ignore_external_bonds: bool = False,
+        solute_dielectric: float | None = None,
+        solvent_dielectric: float | None = None,
+        implicit_solvent_kappa: Any = None,
+        sasa_method: Literal["ACE", "LCPO", "none"] | None = None,
         missing: Literal["error", "skip"] = "error",
     ) -> Potential:
         """The energy of a topology as a function of the parameters.
@@ -126,21 +145,25 @@ class ForceField:
             flexible_constraints: keep the energy of what is constrained.
             residue_templates: names of the templates of residues that several fit.
             ignore_external_bonds: match residues whatever they are bonded to.
+            solute_dielectric: of an implicit solvent; None: 1.
+            solvent_dielectric: of an implicit solvent; None: 78.5.
+            implicit_solvent_kappa: inverse screening length of its salt, 1/nm; None: no salt.
+            sasa_method: surface energy of an implicit solvent; None: ACE.
             missing: what to do about a bond, angle or torsion without a row: "error", or "skip" as OpenMM does.
 
         Raises:
             InputError: no template fits a residue, a term has no row, an option makes no sense.
         """
-        method = _name_of(nonbonded_method, "nonbonded_method", ("NoCutoff", "CutoffNonPeriodic", *_PERIODIC))
+        method = name_of(nonbonded_method, "nonbonded_method", ("NoCutoff", "CutoffNonPeriodic", *_PERIODIC))
         options = Options(
             nonbonded_method=method,
-            nonbonded_cutoff=_in_nm(nonbonded_cutoff, "nonbonded_cutoff"),
-            switch_distance=None if switch_distance is None else _in_nm(switch_distance, "switch_distance"),
+            nonbonded_cutoff=in_nm(nonbonded_cutoff, "nonbonded_cutoff"),
+            switch_distance=None if switch_distance is None else in_nm(switch_distance, "switch_distance"),
             ewald_error_tolerance=ewald_error_tolerance,
             dispersion_correction=use_dispersion_correction,
             flexible_constraints=flexible_constraints,
             missing=missing,
-            box=_box(topology),
+            box=box_of(topology),
         )
         if method in _PERIODIC and options.box is None:
             raise InputError(
@@ -149,15 +172,23 @@ class ForceField:
             )
         trace = self._tracer.trace(
             topology,
-            constraints=_openmm(constraints, "constraints", ("HBonds", "AllBonds", "HAngles")),
+            nonbondedMethod=openmm_object(method, "nonbonded_method", (method,)),
+            nonbondedCutoff=options.nonbonded_cutoff * nanometer(),
+            constraints=openmm_object(constraints, "constraints", ("HBonds", "AllBonds", "HAngles")),
             rigidWater=rigid_water,
             residueTemplates=dict(residue_templates or {}),
             ignoreExternalBonds=ignore_external_bonds,
+            **self._solvent_options(solute_dielectric, solvent_dielectric, implicit_solvent_kappa, sasa_method),
         )
         sites = virtual_sites(trace.system)
         return Potential(
             terms=tuple(term for group in self._groups for term in group.terms(trace, options)),
             sites=() if sites is None else (sites,),
+            shared=tuple(
+                Shared(group.name, column, other)
+                for group in self._groups
+                for column, other in group.parameters.shared.items()
+            ),
         )
 
     def createPotential(  # noqa: N802
@@ -173,6 +204,10 @@ class ForceField:
         flexibleConstraints: bool = False,
         ewaldErrorTolerance: float = 5e-4,
         useDispersionCorrection: bool | None = None,
+        soluteDielectric: float | None = None,
+        solventDielectric: float | None = None,
+        implicitSolventKappa: Any = None,
+        sasaMethod: str | None = "ACE",
     ) -> Potential:
         """`create_potential` in OpenMM's spelling, with its rule that terms without a row are left out."""
         return self.create_potential(
@@ -182,6 +217,10 @@ class ForceField:
             switch_distance=switchDistance,
             ewald_error_tolerance=ewaldErrorTolerance,
             use_dispersion_correction=useDispersionCorrection,
+            solute_dielectric=soluteDielectric,
+            solvent_dielectric=solventDielectric,
+            implicit_solvent_kappa=implicitSolventKappa,
+            sasa_method={"ACE": None, "LCPO": "LCPO"}.get(str(sasaMethod), "none"),
             constraints=constraints,
             rigid_water=rigidWater,
             flexible_constraints=flexibleConstraints,
@@ -204,7 +243,7 @@ class ForceField:
         Raises:
             InputError: a file cannot be written, or a number is not finite.
         """
-        changed = self._changes(params)
+        changed = self._changes(params, self._groups)
         names = [document.path.name for document in self.documents]
         if len(set(names)) < len(names):
             raise InputError(f"{folder}: two of the files have the same name, {names}. Write them one by one.")
@@ -220,56 +259,36 @@ class ForceField:
         Raises:
             InputError: a number is not finite, or OpenMM refuses the force field.
         """
-        edits = {key: text for of_file in self._changes(params).values() for key, text in of_file.items()}
-        field = openmm_force_field(self.documents, edits, scripts=self._scripts)
-        return field.createSystem(topology, **options)
+        written = [group for group in self._groups if group not in self._solvents]
+        edits = {key: text for of_file in self._changes(params, written).values() for key, text in of_file.items()}
+        field = openmm_force_field(self.documents, edits, foreign_scripts=self._scripts)
+        try:
+            system = field.createSystem(topology, **options)
+        except Exception as error:  # OpenMM raises all kinds
+            raise InputError(f"OpenMM cannot apply the force field: {error}") from error
+        for solvent in self._solvents:
+            solvent.apply(system, params[solvent.name])
+        return system
 
-    def _changes(self, params: Mapping[str, Mapping[str, Any]]) -> dict[Document, dict]:
+    def _changes(self, params: Mapping[str, Mapping[str, Any]], groups: Iterable[Group]) -> dict[Document, dict]:
         if missing := [group.name for group in self._groups if group.name not in params]:
             raise InputError(f"params lacks {', '.join(missing)}; take the tree that params() gives.")
-        return changes(pair for group in self._groups for pair in group.parameters.placed(params[group.name]))
+        return changes(pair for group in groups for pair in group.parameters.placed(group.name, params[group.name]))
+
+    def _solvent_options(self, solute: Any, solvent: Any, kappa: Any, surface: Any) -> dict[str, Any]:
+        """Keywords of OpenMM for an implicit solvent, without those that were not given.
+
+        Raises:
+            InputError: the force field has no implicit solvent that would heed them.
+        """
+        known = {"soluteDielectric": solute, "solventDielectric": solvent}
+        script = {"implicitSolventKappa": kappa, "sasaMethod": surface}
+        given = {name: value for name, value in (known | script).items() if value is not None}
+        heeded = bool(self._solvents) or any(isinstance(group, GBSAOBCRows) for group in self._groups)
+        if ignored := [name for name in given if not (self._solvents or (heeded and name in known))]:
+            raise InputError(f"{ignored[0]} was given, but this force field has no implicit solvent that heeds it.")
+        return given | ({"sasaMethod": None} if surface == "none" else {})
 
     @cached_property
     def _tracer(self) -> Tracer:
         return Tracer(self.documents, {key: mark for group in self._groups for key, mark in group.marks().items()})
-
-
-def _name_of(choice: Any, what: str, known: Sequence[str]) -> str:
-    name = str(choice).rpartition(".")[2]
-    if name not in known:
-        raise InputError(f"{what} {choice!r} is unknown; give one of {', '.join(known)}.")
-    return name
-
-
-def _openmm(choice: Any, what: str, known: Sequence[str]) -> Any:
-    """OpenMM's object of that name, or None."""
-    if choice is None or str(choice) == "None":
-        return None
-    import openmm.app
-
-    return getattr(openmm.app, _name_of(choice, what, known))
-
-
-def _in_nm(length: Any, what: str) -> float:
-    """A length as a number in nm."""
-    from openmm import unit
-
-    if unit.is_quantity(length):
-        if not length.unit.is_compatible(_nm()):
-            raise InputError(f"{what} is {length}, which is no length.")
-        length = length.value_in_unit(_nm())
-    number = float(length)
-    if not number > 0.0:
-        raise InputError(f"{what} is {number} nm; give a positive length.")
-    return number
-
-
-def _box(topology: Any) -> np.ndarray | None:
-    vectors = topology.getPeriodicBoxVectors()
-    return None if vectors is None else np.array(vectors.value_in_unit(_nm()), float)
-
-
-def _nm() -> Any:
-    from openmm import unit
-
-    return unit.nanometer  # pyright: ignore[reportAttributeAccessIssue]

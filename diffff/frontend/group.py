@@ -110,6 +110,20 @@ def rows_of(documents: Iterable[Document], tag: str, children: Iterable[str]) ->
     ]
 
 
+def residue_atoms(documents: Iterable[Document], attribute: str) -> Rows:
+    """The atoms of all residues and patches that have an attribute."""
+    return [
+        (document, atom)
+        for document in documents
+        for section, kinds in (("Residues", ("Atom",)), ("Patches", ("AddAtom", "ChangeAtom")))
+        for group in document.root.find_all(section)
+        for residue in group.children
+        for kind in kinds
+        for atom in residue.find_all(kind)
+        if attribute in atom.attributes
+    ]
+
+
 def numbered(column: Column) -> dict[tuple[Element, Key], str]:
     """The number of its row, from 1, in place of each number."""
     return {(place.element, place.key): str(i + 1) for i, place in enumerate(column.places)}

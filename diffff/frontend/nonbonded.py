@@ -8,7 +8,7 @@ import numpy as np
 
 from diffff.errors import InputError
 from diffff.frontend import scripts
-from diffff.frontend.group import Options, Parameters, Rows, constant, numbered, row_numbers, rows_of
+from diffff.frontend.group import Options, Parameters, Rows, constant, numbered, residue_atoms, row_numbers, rows_of
 from diffff.frontend.rows import Column
 from diffff.frontend.trace import Trace
 from diffff.frontend.xml import Document, Key
@@ -57,7 +57,7 @@ class NonbondedRows:
             )
         charged = [(d, row) for d, row in atoms if "charge" in row.attributes]
         if of_residues:
-            charged += _residue_atoms(documents)
+            charged += residue_atoms(documents, "charge")
         columns = {
             "charge": Column.of_attribute(charged, "charge"),
             "sigma": Column.of_attribute(atoms, "sigma"),
@@ -121,20 +121,6 @@ def _special_scales(documents: Iterable[Document]) -> np.ndarray:
                 for types in [*charges, *epsilons]:
                     found[1.0 / charges.get(types, 1.2), 1.0 / epsilons.get(types, 2.0)] = None
     return np.array(list(found), float).reshape(-1, 2)
-
-
-def _residue_atoms(documents: Iterable[Document]) -> Rows:
-    """The atoms of all residues and patches that have a charge."""
-    return [
-        (document, atom)
-        for document in documents
-        for section, kinds in (("Residues", ("Atom",)), ("Patches", ("AddAtom", "ChangeAtom")))
-        for group in document.root.find_all(section)
-        for residue in group.children
-        for kind in kinds
-        for atom in residue.find_all(kind)
-        if "charge" in atom.attributes
-    ]
 
 
 def _same(column: Column) -> Column:

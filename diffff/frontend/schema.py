@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from diffff.errors import InputErrors
+from diffff.frontend import scripts
 from diffff.frontend.xml import Document
 from diffff.frontend.xml_tree import Element
 
@@ -25,6 +26,15 @@ _ATOMS = "atom# atomName#"
 _SITE = f"type index siteName {_ATOMS} weight# weightCross wo# wx# wy# p# excludeWith"
 _TORSION = "class# type# periodicity# phase# k#"
 
+_GLOBAL = {"GlobalParameter": "name defaultValue"}
+_FUNCTION = "name type periodic min max xmin ymin zmin xmax ymax zmax xsize ysize zsize"
+
+
+def _custom(attributes: str, rows: str, others: Mapping[str, str]) -> tuple[Attributes, dict]:
+    """A tag whose rows have attributes that it names itself; `diffff.frontend.custom` checks them."""
+    return _pattern(attributes), {**dict.fromkeys(rows.split(), (_ANY, {})), **_rows({**_GLOBAL, **others})}
+
+
 # tag -> names of its attributes, and its children in the same form
 _FORCES: dict[str, tuple[Attributes, dict]] = {
     "HarmonicBondForce": (_pattern(""), _rows({"Bond": "class# type# length k"})),
@@ -33,6 +43,27 @@ _FORCES: dict[str, tuple[Attributes, dict]] = {
     "PeriodicTorsionForce": (_pattern("ordering"), _rows({"Proper": _TORSION, "Improper": _TORSION})),
     "RBTorsionForce": (_pattern("ordering"), _rows(dict.fromkeys(("Proper", "Improper"), "class# type# c#"))),
     "CMAPTorsionForce": (_pattern(""), _rows({"Map": "", "Torsion": "class# type# map"})),
+    "LennardJonesForce": (
+        _pattern("lj14scale useDispersionCorrection"),
+        _rows({"Atom": "class type sigma epsilon sigma14 epsilon14", "NBFixPair": "class# type# sigma epsilon"}),
+    ),
+    "GBSAOBCForce": (
+        _pattern(""),
+        _rows({"Atom": "class type charge radius scale", "UseAttributeFromResidue": "name"}),
+    ),
+    "CustomBondForce": _custom("energy", "Bond", {"PerBondParameter": "name"}),
+    "CustomAngleForce": _custom("energy", "Angle", {"PerAngleParameter": "name"}),
+    "CustomTorsionForce": _custom("energy ordering", "Proper Improper", {"PerTorsionParameter": "name"}),
+    "CustomNonbondedForce": _custom(
+        "energy bondCutoff",
+        "Atom",
+        {
+            "PerParticleParameter": "name",
+            "UseAttributeFromResidue": "name",
+            "ComputedValue": "name expression",
+            "Function": _FUNCTION,
+        },
+    ),
     "NonbondedForce": (
         _pattern("coulomb14scale lj14scale charge14scale epsilon14scale useDispersionCorrection"),
         {"Atom": (_ANY, {}), "UseAttributeFromResidue": (_pattern("name"), {})},
@@ -73,10 +104,7 @@ _FILE = {
     "Info": None,  # whatever its authors want to say
     **_FORCES,
 }
-_NOT_YET = re.compile(
-    r"(?:Amoeba|Hippo|Drude|Custom)\w+|LennardJonesForce|GBSAOBCForce|ADMP\w+|Slater\w+|QqTt\w+|\w*DampingForce"
-)
-_SCRIPTS = ("Script", "InitializationScript")
+_NOT_YET = re.compile(r"(?:Amoeba|Hippo|Drude|Custom)\w+|ADMP\w+|Slater\w+|QqTt\w+|\w*DampingForce")
 
 
 def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
@@ -88,8 +116,8 @@ def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
     problems: dict[tuple[str, str], str] = {}
     for document in documents:
         for child in document.root.children:
-            if child.tag in _SCRIPTS:
-                if not allow_scripts:
+            if child.tag in scripts.TAGS:
+                if not (allow_scripts or scripts.purpose(child)):
                     problems[str(document.path), child.tag] = (
                         f"{document.where(child)}: Python code in a force field is not run unless asked to. If you "
                         "trust the file, give allow_scripts=True; what the code adds to OpenMM's system is then missing"

@@ -7,15 +7,17 @@ implementation and without a change to its code. No energy is ever computed with
 """
 
 import io
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from diffff.errors import InputError
-from diffff.frontend import scripts
+from diffff.frontend import scripts, trace_cache
 from diffff.frontend.xml import Document, Key
 from diffff.frontend.xml_tree import Element
 
@@ -86,14 +88,8 @@ class Tracer:
     """Holds the marked copy of a force field as OpenMM reads it, for any number of topologies."""
 
     def __init__(self, documents: Iterable[Document], marks: Marks) -> None:
-        """Have OpenMM read the marked copy.
-
-        Raises:
-            InputError: OpenMM does not accept the files.
-        """
-        self._data = _Data()
-        self._field = openmm_force_field(documents, marks, without=_UNTRACED)
-        self._field.registerGenerator(self._data)
+        """Take the files; OpenMM reads their marked copy when it is needed first."""
+        self._documents, self._marks, self._data = tuple(documents), marks, _Data()
 
     def trace(self, topology: Any, **options: Any) -> Trace:
         """Build the System of a topology.
@@ -103,25 +99,61 @@ class Tracer:
             options: keywords of OpenMM's ``ForceField.createSystem``.
 
         Raises:
-            InputError: No template fits a residue, or whatever else OpenMM finds wrong.
+            InputError: OpenMM does not accept the files, no template fits a residue, or whatever else it finds wrong.
         """
+        name = trace_cache.key([*self._parts, *trace_cache.topology_parts(topology), _spelled(options)])
+        found = trace_cache.load(name)
+        if found is None:
+            begun = time.monotonic()
+            found = self._found(topology, options)
+            if time.monotonic() - begun > trace_cache.SLOW:
+                trace_cache.save(name, found)
+        arrays = {key: array for key, array in found.items() if key not in ("system", "types")}
+        system, types = ET.fromstring(found["system"].tobytes()), found["types"].tolist()
+        return Trace(system=system, topology=topology, types=types, **arrays)
+
+    def _found(self, topology: Any, options: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """The arrays of the `Trace`, with the System's XML and the types of the atoms as arrays too."""
         import openmm as mm
 
+        field = self._field
         try:
-            system = self._field.createSystem(topology, removeCMMotion=False, flexibleConstraints=True, **options)
+            system = field.createSystem(topology, removeCMMotion=False, flexibleConstraints=True, **options)
         except Exception as error:  # OpenMM raises all kinds
             raise InputError(f"OpenMM cannot apply the force field: {error}") from error
         data = self._data.last
-        return Trace(
-            system=ET.fromstring(mm.XmlSerializer.serialize(system)),
-            topology=topology,
-            bonds=np.array([(b.atom1, b.atom2) for b in data.bonds], int).reshape(-1, 2),
-            angles=np.array(data.angles, int).reshape(-1, 3),
-            propers=np.array(data.propers, int).reshape(-1, 4),
-            constrained_bonds=np.array([b.isConstrained for b in data.bonds], bool),
-            constrained_angles=np.array(data.isAngleConstrained, bool),
-            types=[data.atomType[atom] for atom in data.atoms],
-        )
+        return {
+            "system": np.frombuffer(mm.XmlSerializer.serialize(system).encode(), np.uint8),
+            "bonds": np.array([(b.atom1, b.atom2) for b in data.bonds], int).reshape(-1, 2),
+            "angles": np.array(data.angles, int).reshape(-1, 3),
+            "propers": np.array(data.propers, int).reshape(-1, 4),
+            "constrained_bonds": np.array([b.isConstrained for b in data.bonds], bool),
+            "constrained_angles": np.array(data.isAngleConstrained, bool),
+            "types": np.array([data.atomType[atom] for atom in data.atoms], str),
+        }
+
+    @cached_property
+    def _field(self) -> Any:
+        field = openmm_force_field(self._documents, self._marks, without=_UNTRACED)
+        field.registerGenerator(self._data)
+        return field
+
+    @cached_property
+    def _parts(self) -> list[bytes | str]:
+        """What the traces depend on besides the topology and the options."""
+        import openmm as mm
+
+        marks = " ".join(f"{element.byte}/{key}/{mark}" for (element, key), mark in self._marks.items())
+        return [mm.__version__, *(document.data for document in self._documents), marks]
+
+
+def _spelled(options: Mapping[str, Any]) -> str:
+    """The options in words, residues by their numbers."""
+    words = {
+        key: {residue.index: name for residue, name in value.items()} if key == "residueTemplates" else str(value)
+        for key, value in options.items()
+    }
+    return str(sorted(words.items()))
 
 
 class _Data:
@@ -173,7 +205,7 @@ def _copy(element: Element, changes: Marks) -> ET.Element:
     if element.tag in ("Map", "Function"):
         copy.text = " ".join(changes.get((element, i), word) for i, word in enumerate(element.text.split()))
     elif element.tag in scripts.TAGS:
-        numbered = {key: text for (changed, key), text in changes.items() if changed is element}
+        numbered = {i: text for (changed, i), text in changes.items() if changed is element and isinstance(i, int)}
         copy.text = scripts.respelled(element, numbered)
     copy.extend(_copy(child, changes) for child in element.children)
     return copy

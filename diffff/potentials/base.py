@@ -77,7 +77,8 @@ class Potential:
 
     def energy(self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
         """Total energy, kJ/mol; arguments as in `Term.energy`, with the whole parameter tree."""
-        return sum((e for e in self.energies(params, positions, box, neighbors).values()), jnp.zeros(()))
+        zero = jnp.zeros((), jnp.result_type(positions))
+        return sum(self.energies(params, positions, box, neighbors).values(), zero)
 
     def energies(
         self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors

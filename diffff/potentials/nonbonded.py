@@ -28,8 +28,8 @@ class Nonbonded:
     """The term; `diffff.potentials.nonbonded_setup.nonbonded` makes and checks one.
 
     Parameters, one array per XML column: ``charge`` (e), ``sigma`` (nm), ``epsilon`` (kJ/mol); with 1-4 pairs the
-    scalars ``coulomb14scale`` and ``lj14scale``, and arrays ``special_coulomb14scale`` and ``special_lj14scale`` for the
-    pairs with scales of their own; with exceptions ``chargeprod`` (e^2), ``exception_sigma`` and ``exception_epsilon``.
+    scalars ``coulomb14scale`` and ``lj14scale``, and ``special_coulomb14scale`` and ``special_lj14scale`` for the pairs
+    with scales of their own; with exceptions ``chargeprod`` (e^2), ``exception_sigma`` and ``exception_epsilon``.
     Where an epsilon is zero its derivative is given as zero: that of its square root has no finite value.
 
     Attributes:
