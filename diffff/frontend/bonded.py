@@ -15,7 +15,6 @@ from diffff.frontend.group import (
     among,
     constant,
     numbered,
-    require_all,
     row_numbers,
     rows_of,
 )
@@ -57,7 +56,6 @@ class HarmonicBonds:
         found = trace.force(self.name, "Bonds", ["p1", "p2", "d"])
         found = found[found[:, 2] > 0]  # the others are Urey-Bradley terms
         atoms, rows = found[:, :2].astype(int), row_numbers(found[:, 2])
-        require_all(self.name, "bond", trace.bonds, atoms, trace, options, "a <Bond …> for these types")
         if not options.flexible_constraints:
             free = ~among(atoms, trace.bonds[trace.constrained_bonds])
             atoms, rows = atoms[free], rows[free]
@@ -85,7 +83,6 @@ class HarmonicAngles:
         """See `Group`."""
         found = trace.force(self.name, "Angles", ["p1", "p2", "p3", "a"])
         atoms, rows = found[:, :3].astype(int), row_numbers(found[:, 3])
-        require_all(self.name, "angle", trace.angles, atoms, trace, options, "an <Angle …> for these types")
         if not options.flexible_constraints:
             free = ~among(atoms, trace.angles[trace.constrained_angles])
             atoms, rows = atoms[free], rows[free]
@@ -114,6 +111,9 @@ class UreyBradleys:
         """See `Group`."""
         found = trace.force("HarmonicBondForce", "Bonds", ["p1", "p2", "d"])
         found = found[found[:, 2] < 0]
+        if not options.flexible_constraints:
+            ends = trace.angles[trace.constrained_angles][:, [0, 2]]
+            found = found[~among(found[:, :2].astype(int), ends)]
         atoms, rows = jnp.asarray(found[:, :2], jnp.int32), jnp.asarray(row_numbers(-found[:, 2]))
         return [UreyBradley(atoms=atoms, rows=rows)] if len(rows) else []
 
@@ -148,7 +148,6 @@ class PeriodicTorsions:
         found = trace.force(self.name, "Torsions", names)
         found = found[found[:, 4] > 0]  # the others come from a script
         atoms = found[:, :4].astype(int)
-        require_all(self.name, "torsion", trace.propers, atoms, trace, options, "a <Proper …> for these types")
         if not len(found):
             return []
         rows, periodicity = jnp.asarray(row_numbers(found[:, 4])), jnp.asarray(found[:, 5], jnp.int32)
@@ -178,7 +177,6 @@ class RBTorsions:
         """See `Group`."""
         found = trace.force(self.name, "Torsions", ["p1", "p2", "p3", "p4", "c0"])
         atoms, rows = found[:, :4].astype(int), row_numbers(found[:, 4])
-        require_all(self.name, "torsion", trace.propers, atoms, trace, options, "a <Proper …> for these types")
         return [RBTorsion(atoms=jnp.asarray(atoms, jnp.int32), rows=jnp.asarray(rows))] if len(rows) else []
 
 
@@ -217,5 +215,8 @@ class CMAPTorsions:
         """See `Group`."""
         names = ["map", *(f"{chain}{i}" for chain in "ab" for i in range(1, 5))]
         found = trace.force(self.name, "Torsions", names).astype(np.int32)
+        if len(found) and not 0 <= found[:, 0].min() <= found[:, 0].max() < len(self.sizes):
+            wrong = found[:, 0].min() if found[:, 0].min() < 0 else found[:, 0].max()
+            raise InputError(f"{self.name}: map {wrong} does not exist; there are {len(self.sizes)}, counted from 0.")
         atoms, maps = jnp.asarray(found[:, 1:]), jnp.asarray(found[:, 0])
         return [CMAPTorsion(atoms=atoms, maps=maps, sizes=self.sizes)] if len(found) else []

@@ -18,6 +18,7 @@ from diffff.frontend.bonded import (
     RBTorsions,
     UreyBradleys,
 )
+from diffff.frontend.coverage import require_rows
 from diffff.frontend.custom import custom_sections
 from diffff.frontend.files import read_files
 from diffff.frontend.gbsa import GBSAOBCRows
@@ -162,7 +163,6 @@ class ForceField:
             ewald_error_tolerance=ewald_error_tolerance,
             dispersion_correction=use_dispersion_correction,
             flexible_constraints=flexible_constraints,
-            missing=missing,
             box=box_of(topology),
         )
         if method in _PERIODIC and options.box is None:
@@ -180,6 +180,8 @@ class ForceField:
             ignoreExternalBonds=ignore_external_bonds,
             **self._solvent_options(solute_dielectric, solvent_dielectric, implicit_solvent_kappa, sasa_method),
         )
+        if name_of(missing, "missing", ("error", "skip")) == "error":
+            require_rows(trace, {child.tag for document in self.documents for child in document.root.children})
         sites = virtual_sites(trace.system)
         return Potential(
             terms=tuple(term for group in self._groups for term in group.terms(trace, options)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,6 @@ class Options:
     ewald_error_tolerance: float
     dispersion_correction: bool | None
     flexible_constraints: bool
-    missing: Literal["error", "skip"]
     box: np.ndarray | None
 
 
@@ -139,26 +138,7 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.int32) - 1
 
 
-def among(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
+def among(atoms: np.ndarray, others: np.ndarray | list[list[int]]) -> np.ndarray:
     """Which of some tuples of atoms ``(n, k)`` are among others, in either direction; bool ``(n,)``."""
-    known = {tuple(x) for x in others.tolist()}
+    known = {tuple(x) for x in (others if isinstance(others, list) else others.tolist())}
     return np.array([tuple(x) in known or tuple(x[::-1]) in known for x in atoms.tolist()], bool)
-
-
-def require_all(
-    name: str, what: str, wanted: np.ndarray, found: np.ndarray, trace: Trace, options: Options, row: str
-) -> None:
-    """Refuse a topology some of whose bonds, angles or torsions have no row.
-
-    Raises:
-        InputError: names the first of them, and how many there are.
-    """
-    if options.missing == "skip":
-        return
-    missing = wanted[~among(wanted, found)]
-    if len(missing):
-        others = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise InputError(
-            f'{name}: no row for {what} {trace.describe(missing[0])}{others}. Add {row}, or give missing="skip" '
-            "to leave them out as OpenMM does."
-        )

@@ -9,7 +9,8 @@ implementation and without a change to its code. No energy is ever computed with
 import io
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,7 +90,7 @@ class Tracer:
 
     def __init__(self, documents: Iterable[Document], marks: Marks) -> None:
         """Take the files; OpenMM reads their marked copy when it is needed first."""
-        self._documents, self._marks, self._data = tuple(documents), marks, _Data()
+        self._documents, self._marks = tuple(documents), marks
 
     def trace(self, topology: Any, **options: Any) -> Trace:
         """Build the System of a topology.
@@ -116,27 +117,42 @@ class Tracer:
         """The arrays of the `Trace`, with the System's XML and the types of the atoms as arrays too."""
         import openmm as mm
 
-        field = self._field
+        field, first = self._field
         try:
             system = field.createSystem(topology, removeCMMotion=False, flexibleConstraints=True, **options)
         except Exception as error:  # OpenMM raises all kinds
             raise InputError(f"OpenMM cannot apply the force field: {error}") from error
-        data = self._data.last
+        data = first.data
         return {
             "system": np.frombuffer(mm.XmlSerializer.serialize(system).encode(), np.uint8),
             "bonds": np.array([(b.atom1, b.atom2) for b in data.bonds], int).reshape(-1, 2),
             "angles": np.array(data.angles, int).reshape(-1, 3),
             "propers": np.array(data.propers, int).reshape(-1, 4),
-            "constrained_bonds": np.array([b.isConstrained for b in data.bonds], bool),
-            "constrained_angles": np.array(data.isAngleConstrained, bool),
+            "constrained_bonds": np.array(first.constrained_bonds, bool),
+            "constrained_angles": np.array(first.constrained_angles, bool),
             "types": np.array([data.atomType[atom] for atom in data.atoms], str),
         }
 
     @cached_property
-    def _field(self) -> Any:
-        field = openmm_force_field(self._documents, self._marks, without=_UNTRACED)
-        field.registerGenerator(self._data)
-        return field
+    def _field(self) -> tuple[Any, "_First"]:
+        of_residues = {
+            atom: {key: mark for key in atom.attributes if (mark := self._marks.get((atom, key))) is not None}
+            for document in self._documents
+            for section in ("Residues", "Patches")
+            for atoms in document.root.find_all(section)
+            for atom in atoms.walk()
+        }
+        of_residues = {atom: marks for atom, marks in of_residues.items() if marks}
+        marks = {place: mark for place, mark in self._marks.items() if place[0] not in of_residues}
+        marks |= {(atom, _First.NUMBER): str(i) for i, atom in enumerate(of_residues)}
+        first = _First([{key: float(mark) for key, mark in found.items()} for found in of_residues.values()])
+        try:
+            field = openmm_force_field(self._documents, marks, without=_UNTRACED, first=first)
+        except InputError:
+            openmm_force_field(self._documents, {}, without=_UNTRACED)  # the same error about the numbers of the user
+            raise
+        first.learn(field)
+        return field, first
 
     @cached_property
     def _parts(self) -> list[bytes | str]:
@@ -156,18 +172,50 @@ def _spelled(options: Mapping[str, Any]) -> str:
     return str(sorted(words.items()))
 
 
-class _Data:
-    """A generator that adds no force, but remembers what OpenMM found out about the topology."""
+class _First:
+    """A generator that adds no force. It runs before all others and prepares what OpenMM knows about a topology.
 
-    last: Any = None
+    Charges in residues get their marks here, since templates that differ by them would no longer be the same template
+    twice. Constraints are noted and taken away: their lengths would be marks, which contradict each other.
+    """
+
+    NUMBER = "diffff"  # an attribute of the atoms of residues in the marked copy
+
+    def __init__(self, marks: Sequence[Mapping[str, float]]) -> None:
+        """Take the marks of each atom of a residue or patch that has some."""
+        self._marks, self._of_parameters = marks, {}
+
+    def learn(self, field: Any) -> None:
+        """Note which parameters belong to which atom, and make them what they were."""
+        atoms = [atom for template in field._templates.values() for atom in template.atoms]
+        for patch in field._patches.values():
+            atoms += [atom for kind in (patch.addedAtoms, patch.changedAtoms) for part in kind for atom in part]
+        for atom in atoms:
+            if self.NUMBER in atom.parameters:
+                self._of_parameters[id(atom.parameters)] = self._marks[int(atom.parameters.pop(self.NUMBER))]
 
     def createForce(self, system: Any, data: Any, method: Any, cutoff: Any, args: Any) -> None:  # noqa: N802
-        self.last = data
+        """Called by OpenMM when all templates have been found."""
         args.get("flexibleConstraints", False)  # OpenMM refuses arguments that nobody looks at
+        self.data = data
+        data.atomParameters = {
+            atom: {**parameters, **self._of_parameters.get(id(parameters), {})}
+            for atom, parameters in data.atomParameters.items()
+        }
+        self.constrained_bonds = [bond.isConstrained for bond in data.bonds]
+        self.constrained_angles = list(data.isAngleConstrained)
+        for bond in data.bonds:
+            bond.isConstrained = False
+        data.isAngleConstrained = [False] * len(data.angles)
 
 
 def openmm_force_field(
-    documents: Iterable[Document], changes: Marks, *, without: Iterable[str] = (), foreign_scripts: bool = False
+    documents: Iterable[Document],
+    changes: Marks,
+    *,
+    without: Iterable[str] = (),
+    foreign_scripts: bool = False,
+    first: Any = None,
 ) -> Any:
     """OpenMM's ForceField of some files with some values changed.
 
@@ -176,6 +224,7 @@ def openmm_force_field(
         changes: the values.
         without: sections to leave out.
         foreign_scripts: keep scripts that diffff does not know. They are Python code.
+        first: a generator that runs before those of the files.
 
     Raises:
         InputError: OpenMM does not accept the files.
@@ -183,29 +232,36 @@ def openmm_force_field(
     import openmm.app
 
     documents = list(documents)
+    of_element: dict[Element, dict[Key, str]] = defaultdict(dict)
+    for (element, key), value in changes.items():
+        of_element[element][key] = value
     copies = []
     for document in documents:
         root = ET.Element(document.root.tag)
         for section in document.root.children:
             foreign = section.tag in scripts.TAGS and not scripts.purpose(section)
             if section.tag not in (*_LEFT_OUT, *without) and (foreign_scripts or not foreign):
-                root.append(_copy(section, changes))
+                root.append(_copy(section, of_element))
         copies.append(io.BytesIO(ET.tostring(root)))
     try:
-        return openmm.app.ForceField(*copies)
+        field = openmm.app.ForceField()
+        if first is not None:
+            field.registerGenerator(first)
+        field.loadFile(tuple(copies))
+        return field
     except Exception as error:
         files = ", ".join(str(document.path) for document in documents)
         raise InputError(f"OpenMM cannot read the force field ({files}): {error}") from error
 
 
-def _copy(element: Element, changes: Marks) -> ET.Element:
-    attributes = {name: changes.get((element, name), value) for name, value in element.attributes.items()}
-    copy = ET.Element(element.tag, attributes)
+def _copy(element: Element, changes: Mapping[Element, Mapping[Key, str]]) -> ET.Element:
+    new = changes.get(element, {})
+    copy = ET.Element(element.tag, {**element.attributes, **{k: text for k, text in new.items() if isinstance(k, str)}})
     copy.text = element.text
-    if element.tag in ("Map", "Function"):
-        copy.text = " ".join(changes.get((element, i), word) for i, word in enumerate(element.text.split()))
-    elif element.tag in scripts.TAGS:
-        numbered = {i: text for (changed, i), text in changes.items() if changed is element and isinstance(i, int)}
-        copy.text = scripts.respelled(element, numbered)
+    if numbers := {i: text for i, text in new.items() if isinstance(i, int)}:
+        if element.tag in scripts.TAGS:
+            copy.text = scripts.respelled(element, numbers)
+        else:
+            copy.text = " ".join(numbers.get(i, word) for i, word in enumerate(element.text.split()))
     copy.extend(_copy(child, changes) for child in element.children)
     return copy
