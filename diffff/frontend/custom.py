@@ -1,4 +1,4 @@
-"""The custom force tags: CustomBondForce, CustomAngleForce, CustomTorsionForce, CustomNonbondedForce.
+"""The custom force tags: CustomBondForce, CustomAngleForce, CustomTorsionForce, CustomNonbondedForce, CustomGBForce.
 
 Each section has an energy of its own, so each is a group of its own: the first has the name of its tag, the next
 ``tag-2``. What stands in a file or a System once is one number in the tree: a global parameter that several sections
@@ -13,6 +13,8 @@ from typing import cast
 
 from diffff.errors import InputError
 from diffff.frontend.custom_force import CustomForce, Range, picked
+from diffff.frontend.custom_gb import TAG as _GB
+from diffff.frontend.custom_gb import GBSection, check_expressions
 from diffff.frontend.group import Options, Parameters, numbered, residue_atoms, row_numbers, rows_of
 from diffff.frontend.rows import Column, Place
 from diffff.frontend.trace import Trace
@@ -26,8 +28,9 @@ _ROWS = {  # the tags of the rows, and the tag that names their parameters
     "CustomAngleForce": (("Angle",), "PerAngleParameter"),
     "CustomTorsionForce": (("Proper", "Improper"), "PerTorsionParameter"),
     "CustomNonbondedForce": (("Atom",), "PerParticleParameter"),
+    _GB: (("Atom",), "PerParticleParameter"),
 }
-_PAIRS = "CustomNonbondedForce"
+_NEEDED = {"CustomNonbondedForce": ("energy", "bondCutoff"), _GB: ()}  # attributes of the tag
 _TYPES = re.compile(r"(?:class|type)\d?")
 _UNIT = "as in the energy"
 
@@ -69,7 +72,10 @@ class CustomSection:
             raise InputError(f"{self.document.where(self.section)}: {error}") from error
 
 
-def custom_sections(documents: Iterable[Document]) -> list[CustomSection]:
+_Section = CustomSection | GBSection
+
+
+def custom_sections(documents: Iterable[Document]) -> list[_Section]:
     """The groups of all sections in all files.
 
     Raises:
@@ -77,20 +83,21 @@ def custom_sections(documents: Iterable[Document]) -> list[CustomSection]:
             global parameter.
     """
     documents = tuple(documents)
-    found: list[CustomSection] = []
+    found: list[_Section] = []
     owners: dict[str, str] = {}  # of global parameters
     providers = _providers(documents)  # of attributes of residues
     for tag in _ROWS:
         for i, (document, section) in enumerate((d, s) for d in documents for s in d.root.find_all(tag)):
-            made = _Reader(documents, document, section).read(tag if i == 0 else f"{tag}-{i + 1}", owners, providers)
-            found.append(made)
+            found.append(_Reader(documents, document, section).read(i, owners, providers))
     return _with_all_places(found)
 
 
 def _providers(documents: Sequence[Document]) -> dict[str, str]:
     """The groups of other tags that have an attribute of residues as a column."""
-    used = {row.attributes.get("name") for _, row in rows_of(documents, "NonbondedForce", ["UseAttributeFromResidue"])}
-    return {"charge": "NonbondedForce"} if "charge" in used else {}
+    for tag in ("NonbondedForce", "GBSAOBCForce"):
+        if "charge" in {row.attributes.get("name") for _, row in rows_of(documents, tag, ["UseAttributeFromResidue"])}:
+            return {"charge": tag}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,10 @@ class _Reader:
     document: Document
     section: Element
 
-    def read(self, name: str, owners: dict[str, str], providers: dict[str, str]) -> CustomSection:
+    def read(self, place: int, owners: dict[str, str], providers: dict[str, str]) -> _Section:
         """The group; ``owners`` and ``providers`` get what it is the first to have."""
-        for attribute in ("energy", "bondCutoff") if self.section.tag == _PAIRS else ("energy",):
+        name = self.section.tag if place == 0 else f"{self.section.tag}-{place + 1}"
+        for attribute in _NEEDED.get(self.section.tag, ("energy",)):
             if attribute not in self.section.attributes:
                 raise InputError(f'{self.document.where(self.section)} has no {attribute}. Add {attribute}="…".')
         of_rows, shared = self._of_rows(name, providers)
@@ -120,6 +128,9 @@ class _Reader:
             columns[self._named(element, columns, shared)] = Column.of_text(self.document, element)
         units = dict.fromkeys(columns, _UNIT)
         parameters = Parameters(columns, units, together=frozenset(constants), shared=shared)
+        if self.section.tag == _GB:
+            check_expressions(self.documents, self.document, self.section)
+            return GBSection(parameters, tuple(of_rows), self.document, self.section, name, place)
         return CustomSection(parameters, tuple(of_rows), self.document, self.section, name)
 
     def _of_rows(self, name: str, providers: dict[str, str]) -> tuple[dict[str, Column], dict[str, str]]:
@@ -159,7 +170,7 @@ class _Reader:
         return name
 
 
-def _with_all_places(sections: Sequence[CustomSection]) -> list[CustomSection]:
+def _with_all_places(sections: Sequence[_Section]) -> list[_Section]:
     """Global parameters that several sections have, with all their places in the group that has the number.
 
     Raises:
@@ -178,7 +189,7 @@ def _with_all_places(sections: Sequence[CustomSection]) -> list[CustomSection]:
     return found
 
 
-def _joined(column: Column, other: CustomSection, parameter: str) -> Column:
+def _joined(column: Column, other: _Section, parameter: str) -> Column:
     element = next(e for e in other.section.find_all("GlobalParameter") if e.attributes["name"] == parameter)
     place = Place(other.document, element, "defaultValue", element.attributes.get("defaultValue"))
     if Column.of_places([place]).initial[0] != column.initial[0]:

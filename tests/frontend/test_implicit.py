@@ -36,7 +36,7 @@ def solvent(files, topology, **options) -> tuple[Potential, dict, list]:
     documents = read_files(files)
     charges, groups = NonbondedRows.read(documents), implicit_solvent(documents)
     trace = Tracer(documents, charges.marks()).trace(topology, **options)
-    chosen = Options("NoCutoff", 1.0, None, 5e-4, None, False, "error", None)
+    chosen = Options("NoCutoff", 1.0, None, 5e-4, None, False, None)
     params = {group.name: jax.tree.map(jnp.asarray, group.parameters.initial()) for group in [charges, *groups]}
     terms = tuple(term for group in groups for term in group.terms(trace, chosen))
     return Potential(terms=terms, shared=(Shared("ImplicitSolvent", "charge", "NonbondedForce"),)), params, groups
@@ -250,3 +250,28 @@ def test_charges_in_two_places_are_refused(tmp_path):
     )
     with pytest.raises(InputError, match="only charges"):
         ForceField(path)
+
+
+def test_options_and_numbers_of_a_force_field():
+    """With salt, another surface and a cutoff: the same energy here, in OpenMM, and after a change in both."""
+    topology, x = molecule("dipeptide")
+    files = (PROTEIN, "implicit/obc2.xml")
+    given = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.8 * unit.nanometer, **SALT}
+    given |= {"sasaMethod": "LCPO", "constraints": app.HBonds}
+    ff = ForceField(*files)
+    params = ff.params()
+    potential = ff.createPotential(topology, **given)
+    listed = neighbor_list(x, None, potential.cutoff)
+    system = app.ForceField(*files).createSystem(topology, **given)
+    for _ in range(2):
+        energy, forces, _ = derivatives(potential, params, jnp.asarray(x), None, listed)
+        expected, expected_forces = of_whole(system, x)
+        np.testing.assert_allclose(energy, expected, rtol=1e-11)
+        np.testing.assert_allclose(forces, expected_forces, rtol=0, atol=1e-10 * np.abs(expected_forces).max())
+        params["ImplicitSolvent"] = {**params["ImplicitSolvent"], "radius": 1.05 * params["ImplicitSolvent"]["radius"]}
+        system = ff.create_system(topology, params, **given)
+
+
+def test_options_without_an_implicit_solvent():
+    with pytest.raises(InputError, match="sasaMethod was given, but this force field has no implicit solvent"):
+        ForceField(PROTEIN).create_potential(molecule("dipeptide")[0], sasa_method="none")
