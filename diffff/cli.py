@@ -290,6 +290,89 @@ def plot(inputs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("files", metavar="XML...", nargs=-1, required=True)
+@click.option("--pdb", type=FILE, required=True, help="The system: a PDB or mmCIF file with all hydrogens.")
+@click.option(
+    "--method",
+    type=click.Choice(["NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"]),
+    default="NoCutoff",
+    show_default=True,
+    help="How nonbonded interactions are computed.",
+)
+@click.option("--cutoff", type=float, default=1.0, show_default=True, help="In nm.")
+@click.option("--switch", type=float, help="Where Lennard-Jones begins to be switched off, in nm.")
+@click.option("--ewald-tolerance", type=float, default=5e-4, show_default=True, help="OpenMM's ewaldErrorTolerance.")
+@click.option("--constraints", type=click.Choice(["HBonds", "AllBonds", "HAngles"]), help="What has no energy.")
+@click.option("--rigid-water/--flexible-water", default=None, help="By default as the files say.")
+@click.option("--ignore-external-bonds", is_flag=True, help="Match residues whatever they are bonded to.")
+@click.option(
+    "--skip-missing", is_flag=True, help="Leave out bonds, angles and torsions without a row, as OpenMM does."
+)
+@click.option("--extra-particles", is_flag=True, help="Add the sites of four- and five-point water and the like.")
+@click.option("--rows", type=click.IntRange(min=0), default=1, show_default=True, help="Slopes of each column.")
+@click.option(
+    "--tolerance", type=float, help="Of energies and forces, relative.  [default: 1e-9, in periodic boxes 1e-6]"
+)
+@click.option("--row-tolerance", type=float, default=1e-6, show_default=True, help="Of slopes, relative.")
+@click.option("--platform", type=click.Choice(["Reference", "CPU"]), help="OpenMM's.  [default: Reference]")
+@click.option("--allow-scripts", is_flag=True, help="Let OpenMM run the Python code in the files.")
+@logged
+def parity(
+    files: tuple[str, ...],
+    pdb: Path,
+    method: str,
+    cutoff: float,
+    switch: float | None,
+    ewald_tolerance: float,
+    constraints: str | None,
+    rigid_water: bool | None,
+    ignore_external_bonds: bool,
+    skip_missing: bool,
+    extra_particles: bool,
+    rows: int,
+    tolerance: float | None,
+    row_tolerance: float,
+    platform: str | None,
+    allow_scripts: bool,
+) -> None:
+    """Compare a force field with OpenMM.
+
+    XML are force-field files, by path or by name in OpenMM's library. Prints energy and errors of each force, and the
+    slope of the energy in some numbers of the files beside differences between edited files in OpenMM. Exits with 1
+    where an error is above its tolerance.
+    """
+    start_jax()
+    from diffff.frontend.parity import parity
+    from diffff.frontend.reference import read_structure
+
+    topology, positions = read_structure(pdb, files if extra_particles else ())
+    options = {
+        "nonbonded_method": method,
+        "nonbonded_cutoff": cutoff,
+        "switch_distance": switch,
+        "ewald_error_tolerance": ewald_tolerance,
+        "constraints": constraints,
+        "rigid_water": rigid_water,
+        "ignore_external_bonds": ignore_external_bonds,
+        "missing": "skip" if skip_missing else "error",
+    }
+    found = parity(
+        files,
+        topology,
+        positions,
+        options=options,
+        rows=rows,
+        tolerance=tolerance,
+        row_tolerance=row_tolerance,
+        platform=platform,
+        allow_scripts=allow_scripts,
+    )
+    click.echo(str(found))
+    if not found.agrees:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
 @logged
 def schema() -> None:
     """Print the JSON Schema of input.json.

@@ -9,7 +9,21 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from diffff.errors import InputError
-from diffff.frontend.arguments import box_of, in_nm, name_of, nanometer, openmm_object
+from diffff.frontend.arguments import (
+    CONSTRAINTS,
+    METHODS,
+    box_of,
+    flag,
+    flag_or_none,
+    in_nm,
+    name_of,
+    nanometer,
+    number_of,
+    openmm_object,
+    openmm_options,
+    templates_of,
+    topology_of,
+)
 from diffff.frontend.bonded import (
     CMAPTorsions,
     HarmonicAngles,
@@ -20,12 +34,13 @@ from diffff.frontend.bonded import (
 )
 from diffff.frontend.coverage import require_rows
 from diffff.frontend.custom import custom_sections
-from diffff.frontend.files import read_files
+from diffff.frontend.files import check_target, inclusions, read_files, written_as
 from diffff.frontend.gbsa import GBSAOBCRows
 from diffff.frontend.group import Group, Options
 from diffff.frontend.implicit import implicit_solvent
 from diffff.frontend.impropers import charmm_impropers
 from diffff.frontend.lennard_jones import LennardJonesRows
+from diffff.frontend.names import check_names, unused_rows
 from diffff.frontend.nonbonded import NonbondedRows
 from diffff.frontend.rows import Place, changes
 from diffff.frontend.schema import check
@@ -72,8 +87,10 @@ class ForceField:
             InputError: a file is missing, malformed, or holds what diffff does not know.
         """
         self.documents: Sequence[Document] = read_files(files)
+        self._inclusions = inclusions(self.documents)
         self._scripts = allow_scripts
         check(self.documents, allow_scripts=allow_scripts)
+        check_names(self.documents)
         tags = {child.tag for document in self.documents for child in document.root.children}
         self._groups: list[Group] = [kind.read(self.documents) for kind in _GROUPS if kind.name in tags]
         self._groups += custom_sections(self.documents)
@@ -98,6 +115,11 @@ class ForceField:
                 found.setdefault(group.name, column.places)
                 found[f"{group.name}/{name}"] = column.places
         return found
+
+    @property
+    def unused_rows(self) -> tuple[Place, ...]:
+        """The classes and types in rows that no ``<Type>`` of the files has; OpenMM leaves these rows out."""
+        return unused_rows(self.documents)
 
     @property
     def units(self) -> dict[str, str]:
@@ -155,14 +177,15 @@ class ForceField:
         Raises:
             InputError: no template fits a residue, a term has no row, an option makes no sense.
         """
-        method = name_of(nonbonded_method, "nonbonded_method", ("NoCutoff", "CutoffNonPeriodic", *_PERIODIC))
+        method = name_of(nonbonded_method, "nonbonded_method", METHODS)
+        complete = name_of(missing, "missing", ("error", "skip")) == "error"
         options = Options(
             nonbonded_method=method,
             nonbonded_cutoff=in_nm(nonbonded_cutoff, "nonbonded_cutoff"),
             switch_distance=None if switch_distance is None else in_nm(switch_distance, "switch_distance"),
-            ewald_error_tolerance=ewald_error_tolerance,
-            dispersion_correction=use_dispersion_correction,
-            flexible_constraints=flexible_constraints,
+            ewald_error_tolerance=number_of(ewald_error_tolerance, "ewald_error_tolerance"),
+            dispersion_correction=flag_or_none(use_dispersion_correction, "use_dispersion_correction"),
+            flexible_constraints=flag(flexible_constraints, "flexible_constraints"),
             box=box_of(topology),
         )
         if method in _PERIODIC and options.box is None:
@@ -174,13 +197,13 @@ class ForceField:
             topology,
             nonbondedMethod=openmm_object(method, "nonbonded_method", (method,)),
             nonbondedCutoff=options.nonbonded_cutoff * nanometer(),
-            constraints=openmm_object(constraints, "constraints", ("HBonds", "AllBonds", "HAngles")),
-            rigidWater=rigid_water,
-            residueTemplates=dict(residue_templates or {}),
-            ignoreExternalBonds=ignore_external_bonds,
+            constraints=openmm_object(constraints, "constraints", CONSTRAINTS),
+            rigidWater=flag_or_none(rigid_water, "rigid_water"),
+            residueTemplates=templates_of(residue_templates),
+            ignoreExternalBonds=flag(ignore_external_bonds, "ignore_external_bonds"),
             **self._solvent_options(solute_dielectric, solvent_dielectric, implicit_solvent_kappa, sasa_method),
         )
-        if name_of(missing, "missing", ("error", "skip")) == "error":
+        if complete:
             require_rows(trace, {child.tag for document in self.documents for child in document.root.children})
         sites = virtual_sites(trace.system)
         return Potential(
@@ -236,43 +259,51 @@ class ForceField:
         """Write all files with these numbers to a directory; what did not change stays byte for byte.
 
         Args:
-            folder: where the files go, under the names they have.
+            folder: where the files go: those that were named under their own names, those that they include where the
+                ``<Include>`` says. It may be the folder they come from, if that is your own.
             params: as `params` gives them; groups of other potentials are passed over.
 
         Returns:
-            The files, in the order in which they were read.
+            The files, in the order in which they were read: first those that were named, which are what OpenMM needs to
+            be given, then those that they include.
 
         Raises:
-            InputError: a file cannot be written, or a number is not finite.
+            InputError: a file cannot be written, a number is not finite, or no place in the folder would be right.
         """
-        changed = self._changes(params, self._groups)
-        names = [document.path.name for document in self.documents]
-        if len(set(names)) < len(names):
-            raise InputError(f"{folder}: two of the files have the same name, {names}. Write them one by one.")
-        written = []
-        for document, name in zip(self.documents, names, strict=True):
-            written.append(Path(folder) / name)
-            document.write(written[-1], changed.get(document, {}))
+        changed, target = self._changes(params, self._groups), check_target(folder)
+        places = written_as(self.documents, self._inclusions)
+        written = [target / places[document] for document in self.documents]
+        for document, path in zip(self.documents, written, strict=True):
+            document.write(path, changed.get(document, {}))
         return written
 
     def create_system(self, topology: Any, params: Mapping[str, Mapping[str, Any]], **options: Any) -> Any:
-        """An ``openmm.System`` with these numbers; ``options`` as in OpenMM's ``createSystem``.
+        """An ``openmm.System`` with these numbers.
+
+        Args:
+            topology: ``openmm.app.Topology``.
+            params: as `params` gives them.
+            options: of OpenMM's ``createSystem``, by its names or by those of `create_potential`.
 
         Raises:
-            InputError: a number is not finite, or OpenMM refuses the force field.
+            InputError: a number is not finite, or OpenMM refuses the force field or an option.
         """
+        topology, options = topology_of(topology), openmm_options(options)
         written = [group for group in self._groups if group not in self._solvents]
         edits = {key: text for of_file in self._changes(params, written).values() for key, text in of_file.items()}
+        solvents = [(one, one.parameters.checked(one.name, params[one.name])) for one in self._solvents]
         field = openmm_force_field(self.documents, edits, foreign_scripts=self._scripts)
         try:
             system = field.createSystem(topology, **options)
         except Exception as error:  # OpenMM raises all kinds
             raise InputError(f"OpenMM cannot apply the force field: {error}") from error
-        for solvent in self._solvents:
-            solvent.apply(system, params[solvent.name])
+        for solvent, values in solvents:
+            solvent.apply(system, values)
         return system
 
     def _changes(self, params: Mapping[str, Mapping[str, Any]], groups: Iterable[Group]) -> dict[Document, dict]:
+        if not isinstance(params, Mapping):
+            raise InputError(f"params is of the type {type(params).__name__}; take the tree that params() gives.")
         if missing := [group.name for group in self._groups if group.name not in params]:
             raise InputError(f"params lacks {', '.join(missing)}; take the tree that params() gives.")
         return changes(pair for group in groups for pair in group.parameters.placed(group.name, params[group.name]))

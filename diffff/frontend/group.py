@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffff.errors import InputError
@@ -55,23 +57,52 @@ class Parameters:
         }
         return found | {name: values.copy() for name, values in self.homeless.items()}
 
-    def placed(self, name: str, values: Mapping[str, Any]) -> list[tuple[Column, np.ndarray]]:
-        """Each column of the group ``name`` with its new numbers, as `diffff.frontend.rows.changes` wants them.
+    def checked(self, name: str, values: Any) -> dict[str, np.ndarray]:
+        """The arrays that somebody gives for the group ``name``, if they are like those of `initial`.
 
         Raises:
-            InputError: a number has changed that no file holds, or a column is missing.
+            InputError: a column is missing, unknown, of another shape, or does not consist of real numbers.
         """
-        if missing := sorted({*self.columns, *self.homeless} - set(values)):
+        if not isinstance(values, Mapping):
+            raise InputError(f"params has {values!r} for {name}; take the tree that params() gives.")
+        wanted, found = self.initial(), {}
+        if missing := sorted(set(wanted) - set(values)):
             raise InputError(f"params lacks {name}/{missing[0]}; take the tree that params() gives.")
+        if unknown := sorted(map(str, set(values) - set(wanted))):
+            near = get_close_matches(unknown[0].lower(), wanted, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Its columns are {', '.join(wanted)}."
+            raise InputError(f"params has {name}/{unknown[0]}, which the files do not have. {hint}")
+        for column, initial in wanted.items():
+            array = np.asarray(values[column])
+            if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+                raise InputError(f"params has {array.dtype} for {name}/{column}; give real numbers.")
+            if array.shape != initial.shape:
+                raise InputError(
+                    f"params has the shape {array.shape} for {name}/{column}, but the files have {initial.shape}; take "
+                    "the tree that params() gives."
+                )
+            found[column] = array
+        return found
+
+    def placed(self, name: str, values: Any) -> list[tuple[Column, np.ndarray]]:
+        """Each column of the group ``name`` with its new numbers, as `diffff.frontend.rows.changes` wants them.
+
+        What files repeat is left out unless it has changed, since they may spell it with small differences.
+
+        Raises:
+            InputError: a number has changed that no file holds, or see `checked`.
+        """
+        arrays = self.checked(name, values)
         for column, initial in self.homeless.items():
-            if not np.array_equal(np.asarray(values[column]), initial.astype(np.asarray(values[column]).dtype)):
+            if not _same(arrays[column], initial):
                 raise InputError(
                     f"{name}/{column} has changed, but these numbers stand in the code of a script and cannot be "
                     "written. Keep them as params() gives them."
                 )
         return [
-            (column, np.broadcast_to(values[name], column.initial.shape) if name in self.together else values[name])
+            (column, np.broadcast_to(arrays[name], column.initial.shape))
             for name, column in self.columns.items()
+            if not (name in self.together and _same(arrays[name], column.initial[0]))
         ]
 
 
@@ -142,3 +173,39 @@ def among(atoms: np.ndarray, others: np.ndarray | list[list[int]]) -> np.ndarray
     """Which of some tuples of atoms ``(n, k)`` are among others, in either direction; bool ``(n,)``."""
     known = {tuple(x) for x in (others if isinstance(others, list) else others.tolist())}
     return np.array([tuple(x) in known or tuple(x[::-1]) in known for x in atoms.tolist()], bool)
+
+
+def same_everywhere(column: Column) -> Column:
+    """A column that has to be one number in all sections, to the tolerance of OpenMM.
+
+    Raises:
+        InputError: it is not.
+    """
+    for place, number in zip(column.places, column.initial, strict=True):
+        if abs(number - column.initial[0]) > 1e-5:
+            raise InputError(
+                f"{place} is {place.old}, but {column.places[0]} is {column.places[0].old}. Files with different "
+                "scales cannot be used together."
+            )
+    return column
+
+
+def dispersion_correction(sections: Rows) -> bool:
+    """What the files say about the long-range correction; OpenMM would evaluate the attribute as Python code."""
+    given = {}
+    for document, section in sections:
+        if (text := section.attributes.get("useDispersionCorrection")) is not None:
+            if text not in ("True", "False"):
+                raise InputError(
+                    f'{document.where(section)}: useDispersionCorrection is "{text}"; write True or False.'
+                )
+            given[text] = document.where(section)
+    if len(given) > 1:
+        raise InputError(f"useDispersionCorrection is True in {given['True']} but False in {given['False']}.")
+    return "False" not in given
+
+
+def _same(new: np.ndarray, old: np.ndarray | np.float64) -> bool:
+    """Whether nobody has changed the old numbers, to the precision of the new ones."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(new, old.astype(new.dtype) if jnp.issubdtype(new.dtype, jnp.floating) else old)

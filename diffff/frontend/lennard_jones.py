@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffff.errors import InputError
-from diffff.frontend.group import Options, Parameters, Rows, rows_of
-from diffff.frontend.nonbonded import _dispersion_correction, _same
+from diffff.frontend.group import Options, Parameters, Rows, dispersion_correction, rows_of, same_everywhere
 from diffff.frontend.rows import Column
 from diffff.frontend.trace import Trace
 from diffff.frontend.xml import Document, Key
@@ -71,13 +70,13 @@ class LennardJonesRows:
         sections: Rows = [(d, section) for d in documents for section in d.root.find_all(cls.name)]
         atoms, pairs = rows_of(documents, cls.name, ["Atom"]), rows_of(documents, cls.name, ["NBFixPair"])
         columns = {
-            "sigma": Column.of_attribute(atoms, "sigma"),
-            "epsilon": Column.of_attribute(atoms, "epsilon"),
-            "sigma14": Column.of_attribute(_having(atoms, "sigma14"), "sigma14"),
-            "epsilon14": Column.of_attribute(_having(atoms, "epsilon14"), "epsilon14"),
-            "nbfix_sigma": Column.of_attribute(pairs, "sigma"),
-            "nbfix_epsilon": Column.of_attribute(pairs, "epsilon"),
-            "lj14scale": _same(Column.of_attribute(sections, "lj14scale")),
+            "sigma": Column.of_attribute(atoms, "sigma", least=0.0),
+            "epsilon": Column.of_attribute(atoms, "epsilon", least=0.0),
+            "sigma14": Column.of_attribute(_having(atoms, "sigma14"), "sigma14", least=0.0),
+            "epsilon14": Column.of_attribute(_having(atoms, "epsilon14"), "epsilon14", least=0.0),
+            "nbfix_sigma": Column.of_attribute(pairs, "sigma", least=0.0),
+            "nbfix_epsilon": Column.of_attribute(pairs, "epsilon", least=0.0),
+            "lj14scale": same_everywhere(Column.of_attribute(sections, "lj14scale")),
         }
         known = _types_by_name(documents)
         type_rows = {name: i for i, row in enumerate(atoms) for name in _types(*row, "", known)}
@@ -87,7 +86,7 @@ class LennardJonesRows:
             pairs=pairs,
             type_rows=type_rows,
             pair_rows=(_rows_by_type(pairs, "1", known), _rows_by_type(pairs, "2", known)),
-            dispersion_correction=_dispersion_correction(sections),
+            dispersion_correction=dispersion_correction(sections),
         )
 
     def marks(self) -> dict[tuple[Element, Key], str]:

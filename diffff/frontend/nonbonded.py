@@ -8,7 +8,18 @@ import numpy as np
 
 from diffff.errors import InputError
 from diffff.frontend import scripts
-from diffff.frontend.group import Options, Parameters, Rows, constant, numbered, residue_atoms, row_numbers, rows_of
+from diffff.frontend.group import (
+    Options,
+    Parameters,
+    Rows,
+    constant,
+    dispersion_correction,
+    numbered,
+    residue_atoms,
+    row_numbers,
+    rows_of,
+    same_everywhere,
+)
 from diffff.frontend.rows import Column
 from diffff.frontend.trace import Trace
 from diffff.frontend.xml import Document, Key
@@ -59,15 +70,15 @@ class NonbondedRows:
         if of_residues:
             charged += residue_atoms(documents, "charge")
         columns = {
+            "sigma": Column.of_attribute(atoms, "sigma", least=0.0),
+            "epsilon": Column.of_attribute(atoms, "epsilon", least=0.0),
             "charge": Column.of_attribute(charged, "charge"),
-            "sigma": Column.of_attribute(atoms, "sigma"),
-            "epsilon": Column.of_attribute(atoms, "epsilon"),
-            **{name: _same(Column.of_attribute(sections, name)) for name in _SCALES},
+            **{name: same_everywhere(Column.of_attribute(sections, name)) for name in _SCALES},
         }
         special = _special_scales(documents)
         homeless = {f"special_{name}": special[:, i] for i, name in enumerate(_SCALES) if len(special)}
         parameters = Parameters(columns, _UNITS, together=frozenset(_SCALES), homeless=homeless)
-        return cls(parameters, _dispersion_correction(sections), special)
+        return cls(parameters, dispersion_correction(sections), special)
 
     def marks(self) -> dict[tuple[Element, Key], str]:
         """See `Group`. Without zeros, and with odd scales, the kind of a pair is told by its numbers."""
@@ -121,33 +132,3 @@ def _special_scales(documents: Iterable[Document]) -> np.ndarray:
                 for types in [*charges, *epsilons]:
                     found[1.0 / charges.get(types, 1.2), 1.0 / epsilons.get(types, 2.0)] = None
     return np.array(list(found), float).reshape(-1, 2)
-
-
-def _same(column: Column) -> Column:
-    """A column that has to be one number in all sections, to the tolerance of OpenMM.
-
-    Raises:
-        InputError: it is not.
-    """
-    for place, number in zip(column.places, column.initial, strict=True):
-        if abs(number - column.initial[0]) > 1e-5:
-            raise InputError(
-                f"{place} is {place.old}, but {column.places[0]} is {column.places[0].old}. Files with different "
-                "scales cannot be used together."
-            )
-    return column
-
-
-def _dispersion_correction(sections: Rows) -> bool:
-    """What the files say about the long-range correction; OpenMM would evaluate the attribute as Python code."""
-    given = {}
-    for document, section in sections:
-        if (text := section.attributes.get("useDispersionCorrection")) is not None:
-            if text not in ("True", "False"):
-                raise InputError(
-                    f'{document.where(section)}: useDispersionCorrection is "{text}"; write True or False.'
-                )
-            given[text] = document.where(section)
-    if len(given) > 1:
-        raise InputError(f"useDispersionCorrection is True in {given['True']} but False in {given['False']}.")
-    return "False" not in given

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -39,14 +40,21 @@ class Column:
     Attributes:
         places: one for each number.
         initial: shape ``(n_rows,)``, float64, the numbers as the files give them.
+        least: the smallest number that OpenMM accepts.
     """
 
     places: tuple[Place, ...] = field(repr=False)
     initial: np.ndarray
+    least: float = -np.inf
 
     @classmethod
     def of_attribute(
-        cls, rows: Iterable[tuple[Document, Element]], name: str, *, default: float | None = None
+        cls,
+        rows: Iterable[tuple[Document, Element]],
+        name: str,
+        *,
+        default: float | None = None,
+        least: float = -np.inf,
     ) -> "Column":
         """One attribute of many elements, in their order; they may stand in several files.
 
@@ -54,11 +62,13 @@ class Column:
             rows: the elements, each with its file.
             name: the attribute.
             default: its value where an element lacks it; None if it must be there.
+            least: the smallest number that OpenMM accepts.
 
         Raises:
-            InputError: An attribute is missing, or no finite number.
+            InputError: An attribute is missing, no finite number, or too small.
         """
-        return cls.of_places((Place(document, row, name, row.attributes.get(name)) for document, row in rows), default)
+        places = (Place(document, row, name, row.attributes.get(name)) for document, row in rows)
+        return cls.of_places(places, default, least)
 
     @classmethod
     def of_text(cls, document: Document, element: Element) -> "Column":
@@ -70,14 +80,17 @@ class Column:
         return cls.of_places(Place(document, element, i, word) for i, word in enumerate(element.text.split()))
 
     @classmethod
-    def of_places(cls, places: Iterable[Place], default: float | None = None) -> "Column":
+    def of_places(cls, places: Iterable[Place], default: float | None = None, least: float = -np.inf) -> "Column":
         """The numbers of some places.
 
         Raises:
-            InputError: One of them is missing without a default, or no finite number.
+            InputError: One of them is missing without a default, no finite number, or too small.
         """
         kept = tuple(places)
-        return cls(places=kept, initial=_numbers(kept, default))
+        initial = _numbers(kept, default)
+        for i in np.flatnonzero(initial < least):
+            raise InputError(f"{kept[i]} is {kept[i].old}, but OpenMM accepts no number below {least:g}. Correct it.")
+        return cls(places=kept, initial=initial, least=least)
 
 
 def changes(columns: Iterable[tuple[Column, ArrayLike]]) -> dict[Document, dict[tuple[Element, Key], str]]:
@@ -90,13 +103,13 @@ def changes(columns: Iterable[tuple[Column, ArrayLike]]) -> dict[Document, dict[
         columns: each column with its new numbers, shape ``(n_rows,)``.
 
     Raises:
-        InputError: A number is infinite or not a number; the message names its place.
+        InputError: A number is infinite, none, or too small; the message names its place.
         ValueError: The shapes differ, or one place got two different numbers.
     """
     found: dict[Document, dict[tuple[Element, Key], str]] = defaultdict(dict)
     for column, values in columns:
         array = np.asarray(values)
-        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+        array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(np.float64)
         if array.shape != column.initial.shape:
             raise ValueError(f"a column of {len(column.places)} numbers got an array of shape {array.shape}")
         with np.errstate(over="ignore"):
@@ -106,6 +119,10 @@ def changes(columns: Iterable[tuple[Column, ArrayLike]]) -> dict[Document, dict[
             if not np.isfinite(array[i]):
                 raise InputError(
                     f"{place} would become {array[i]}, which no force field can hold. Did the fit diverge?"
+                )
+            if array[i] < column.least:
+                raise InputError(
+                    f"{place} would become {array[i]}, but OpenMM accepts no number below {column.least:g}. Bound it."
                 )
             text = format_number(None, array[i])
             if found[place.document].setdefault((place.element, place.key), text) != text:

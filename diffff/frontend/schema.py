@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from diffff.errors import InputErrors
-from diffff.frontend import scripts
+from diffff.frontend import checks, scripts
 from diffff.frontend.xml import Document
 from diffff.frontend.xml_tree import Element
 
-_ANY = re.compile(".*")
+_ANY = re.compile(r"(?!xmlns)[^:]*")
 Attributes = re.Pattern[str]
 
 
 def _pattern(names: str) -> Attributes:
-    """Attribute names between spaces; ``#`` stands for a number."""
-    return re.compile("|".join(name.replace("#", r"\d+") for name in names.split()) or "(?!)")
+    """Attribute names between spaces; ``#`` stands for a number from 1."""
+    return re.compile("|".join(name.replace("#", r"[1-9]\d*") for name in names.split()) or "(?!)")
 
 
 def _rows(tags: Mapping[str, str]) -> dict[str, tuple[Attributes, dict]]:
@@ -39,9 +39,12 @@ def _custom(attributes: str, rows: str, others: Mapping[str, str]) -> tuple[Attr
 _FORCES: dict[str, tuple[Attributes, dict]] = {
     "HarmonicBondForce": (_pattern(""), _rows({"Bond": "class# type# length k"})),
     "HarmonicAngleForce": (_pattern(""), _rows({"Angle": "class# type# angle k"})),
-    "AmoebaUreyBradleyForce": (_pattern("cubic quartic"), _rows({"UreyBradley": "class# type# k d"})),
+    "AmoebaUreyBradleyForce": (_pattern(""), _rows({"UreyBradley": "class# type# k d"})),
     "PeriodicTorsionForce": (_pattern("ordering"), _rows({"Proper": _TORSION, "Improper": _TORSION})),
-    "RBTorsionForce": (_pattern("ordering"), _rows(dict.fromkeys(("Proper", "Improper"), "class# type# c#"))),
+    "RBTorsionForce": (
+        _pattern("ordering"),
+        _rows(dict.fromkeys(("Proper", "Improper"), "class# type# c0 c1 c2 c3 c4 c5")),
+    ),
     "CMAPTorsionForce": (_pattern(""), _rows({"Map": "", "Torsion": "class# type# map"})),
     "LennardJonesForce": (
         _pattern("lj14scale useDispersionCorrection"),
@@ -64,9 +67,20 @@ _FORCES: dict[str, tuple[Attributes, dict]] = {
             "Function": _FUNCTION,
         },
     ),
+    "CustomGBForce": _custom(
+        "",
+        "Atom",
+        {
+            "PerParticleParameter": "name",
+            "UseAttributeFromResidue": "name",
+            "ComputedValue": "name type",
+            "EnergyTerm": "type",
+            "Function": _FUNCTION,
+        },
+    ),
     "NonbondedForce": (
-        _pattern("coulomb14scale lj14scale charge14scale epsilon14scale useDispersionCorrection"),
-        {"Atom": (_ANY, {}), "UseAttributeFromResidue": (_pattern("name"), {})},
+        _pattern("coulomb14scale lj14scale useDispersionCorrection"),
+        _rows({"Atom": "class type charge sigma epsilon", "UseAttributeFromResidue": "name"}),
     ),
 }
 _RESIDUE = {
@@ -98,12 +112,14 @@ _PATCH = {
 }
 _FILE = {
     "AtomTypes": (_pattern(""), _rows({"Type": "name class element mass"})),
-    "Residues": (_pattern(""), {"Residue": (_ANY, _RESIDUE)}),
-    "Patches": (_pattern(""), {"Patch": (_ANY, _PATCH)}),
+    "Residues": (_pattern(""), {"Residue": (_pattern("name override rigidWater"), _RESIDUE)}),
+    "Patches": (_pattern(""), {"Patch": (_pattern("name residues"), _PATCH)}),
     "Include": (_pattern("file"), {}),
     "Info": None,  # whatever its authors want to say
     **_FORCES,
 }
+_ONCE = ("AtomTypes", "Residues", "Patches")  # OpenMM reads the first of a file only
+_TEXTS = ("Map", "Function", "ComputedValue", "EnergyTerm", "Info", *scripts.TAGS)
 _NOT_YET = re.compile(r"(?:Amoeba|Hippo|Drude|Custom)\w+|ADMP\w+|Slater\w+|QqTt\w+|\w*DampingForce")
 
 
@@ -113,8 +129,9 @@ def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
     Raises:
         InputErrors: A sentence for each kind of tag or attribute that has no meaning here.
     """
-    problems: dict[tuple[str, str], str] = {}
+    problems: dict[tuple[str, ...], str] = {}
     for document in documents:
+        _check_root(document, problems)
         for child in document.root.children:
             if child.tag in scripts.TAGS:
                 if not (allow_scripts or scripts.purpose(child)):
@@ -129,6 +146,30 @@ def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
         raise InputErrors(list(problems.values()))
 
 
+def _check_root(document: Document, problems: dict) -> None:
+    """Neither attributes nor text, and no section twice that OpenMM reads once."""
+    for name in document.root.attributes:
+        problems["ForceField", name] = (
+            f'{document.where(document.root)} has an attribute "{name}" that no <ForceField> has. Remove it.'
+        )
+    _check_text(document, document.root, problems)
+    for tag in _ONCE:
+        for again in document.root.find_all(tag)[1:]:
+            problems["ForceField", tag] = (
+                f"{document.where(again)} is the second one in this file, and OpenMM reads the first only. Join them."
+            )
+
+
+def _check_text(document: Document, element: Element, problems: dict) -> None:
+    for text, place in ((element.text, "in"), (element.tail, "behind")):
+        if not (not text or text.isspace() or (place == "in" and element.tag in _TEXTS)):
+            problems.setdefault(
+                (element.tag, f"text {place} it"),
+                f'{document.where(element)} has the text "{text.strip()[:40]}" {place} it, which nobody would read. '
+                "Remove it, or make it a comment <!-- … -->.",
+            )
+
+
 def _check(document: Document, element: Element, known: Mapping, parent: str, problems: dict) -> None:
     key = (parent, element.tag)
     if element.tag not in known:
@@ -141,6 +182,7 @@ def _check(document: Document, element: Element, known: Mapping, parent: str, pr
                 key, f"{document.where(element)} is unknown in <{parent}>.{_suggestion(element.tag, known)}"
             )
         return
+    _check_text(document, element, problems)
     if known[element.tag] is None:
         return
     attributes, children = known[element.tag]
@@ -151,6 +193,8 @@ def _check(document: Document, element: Element, known: Mapping, parent: str, pr
                 f'{document.where(element)} has an attribute "{name}" that no <{element.tag}> has, so it would be '
                 "without effect. Correct or remove it.",
             )
+    for problem in checks.problems(parent, element, of_force=parent in _FORCES):
+        problems.setdefault((parent, element.tag, problem), f"{document.where(element)} {problem}")
     for child in element.children:
         _check(document, child, children, element.tag, problems)
 

@@ -1,8 +1,8 @@
 """Python code in force-field files, which is never trusted.
 
-The scripts that ship with OpenMM's own force fields are known here by the hash of their code. Literal tables at the top
-of a script (names, numbers) are data: they do not count for the hash, and their numbers are parameters with a place in
-the text. What is not known is code of a stranger.
+The scripts that ship with OpenMM's own force fields are known here by the hash of their code. Each has some literal
+tables (names, numbers) that differ from file to file: these alone do not count for the hash, and their numbers are
+parameters with a place in the text. What is not known is code of a stranger.
 """
 
 import ast
@@ -22,15 +22,26 @@ LIPID_PAIRS = "gives 1-4 pairs of lipids their own scales"
 CHARMM_IMPROPERS = "adds impropers by residue and atom names"
 IMPLICIT_SOLVENT = "adds a Generalised Born model"
 
+_TABLES: dict[str, tuple[str, ...]] = {  # what may vary in a script of each purpose
+    VERSION_CHECK: ("EXPECTED_VERSION",),
+    GLYCAM_TEMPLATES: (),
+    GLYCAM_PAIRS: ("unscaled_types",),
+    LIPID_PAIRS: ("scee_table", "scnb_table"),
+    CHARMM_IMPROPERS: (
+        *("residue_impropers", "patch_impropers", "delete_impropers", "residue_order", "patch_order"),
+        *("periodic_improper_types", "harmonic_improper_types"),
+    ),
+    IMPLICIT_SOLVENT: (),
+}
 _KNOWN = {
-    "2bca9d329c4a5188": VERSION_CHECK,
-    "60bbb5a5a8a17334": GLYCAM_TEMPLATES,
-    "d15166e3c77eda2f": GLYCAM_PAIRS,
-    "9bc35d75130813e6": LIPID_PAIRS,
-    "f6a03e25a0e2c92a": CHARMM_IMPROPERS,  # of OpenMM
-    "e51febb57362ffd0": CHARMM_IMPROPERS,  # of openmmforcefields
+    "f2a2393e843d30eb": VERSION_CHECK,
+    "5041f145336c28df": GLYCAM_TEMPLATES,
+    "e57412021b2c9a36": GLYCAM_PAIRS,
+    "20c0c1e165839d37": LIPID_PAIRS,
+    "0b117e7324757450": CHARMM_IMPROPERS,  # of OpenMM
+    "393480b290435119": CHARMM_IMPROPERS,  # of openmmforcefields
     **dict.fromkeys(
-        ("9fbbcfe6b1956689", "3c9d9671aedb7a7a", "dd509eefa97a6f9e", "f8f15af0071825df", "ad4263378d7a0250"),
+        ("2887d9b53c838977", "a315fe32cda3b500", "bce0902c3c696382", "01b3da1b383dd4a4", "c830fc1079cd1230"),
         IMPLICIT_SOLVENT,
     ),
 }
@@ -48,19 +59,27 @@ class Number(NamedTuple):
     place: slice
 
 
+class _Script(NamedTuple):
+    """What is known of a script: its purpose if any, its tables, and the numbers in them."""
+
+    purpose: str | None
+    tables: Mapping[str, Any]
+    numbers: Sequence[Number]
+
+
 def purpose(element: Element) -> str | None:
     """What a ``<Script>`` or ``<InitializationScript>`` does, if it is one that diffff knows."""
-    return _KNOWN.get(_read(element.text)[0])
+    return _read(element.text).purpose
 
 
 def tables(element: Element) -> Mapping[str, Any]:
-    """The literal tables of a script by name."""
-    return _read(element.text)[1]
+    """The literal tables of a known script by name; none of a foreign one."""
+    return _read(element.text).tables
 
 
 def numbers(element: Element) -> Sequence[Number]:
     """The numbers of its tables in the order of the text."""
-    return _read(element.text)[2]
+    return _read(element.text).numbers
 
 
 def respelled(element: Element, values: Mapping[int, str]) -> str:
@@ -74,12 +93,7 @@ def respelled(element: Element, values: Mapping[int, str]) -> str:
 
 
 @lru_cache(maxsize=32)
-def _read(text: str) -> tuple[str, Mapping[str, Any], Sequence[Number]]:
-    """Hash of the code without its tables, the tables, and their numbers."""
-    try:
-        body = ast.parse(text).body if text.isascii() else []
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        body = []
+def _read(text: str) -> _Script:
     starts = [0]
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
@@ -88,20 +102,39 @@ def _read(text: str) -> tuple[str, Mapping[str, Any], Sequence[Number]]:
         assert node.end_lineno is not None and node.end_col_offset is not None
         return slice(starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset)
 
-    code, found, places, done = [], {}, [], 0
+    literals = _literals(text)
+    for purpose, names in _TABLES.items():
+        varying = {name: node for name, node in literals.items() if name in names}
+        if _KNOWN.get(_digest(text, [place(node) for node in varying.values()])) == purpose:
+            found = [Number(name, place(n)) for name, node in varying.items() for n in _numbers(node)]
+            values = {name: ast.literal_eval(node) for name, node in varying.items()}
+            return _Script(purpose, values, tuple(sorted(found, key=lambda number: number.place.start)))
+    return _Script(None, {}, ())
+
+
+def _digest(text: str, tables: Sequence[slice]) -> str:
+    """Hash of the code without its tables. Indentation and line breaks count, spaces at the ends of lines do not."""
+    code, done = [], 0
+    for table in tables:
+        code += [text[done : table.start], "…"]
+        done = table.stop
+    lines = "".join([*code, text[done:]]).replace("\r\n", "\n").split("\n")
+    return hashlib.sha256("\n".join(line.rstrip() for line in lines).strip("\n").encode()).hexdigest()[:16]
+
+
+def _literals(text: str) -> dict[str, ast.expr]:
+    """What stands in ``x = literal`` or ``x = set(literal)`` at the top of a script; the first one of each name."""
+    try:
+        body = ast.parse(text).body if text.isascii() else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found: dict[str, ast.expr] = {}
     for statement in body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            value = _literal(statement.value)
-            if value is not None and len(statement.targets) == 1:
-                found[statement.targets[0].id] = ast.literal_eval(value)
-                span = place(value)
-                code += [text[done : span.start], "…"]
-                done = span.stop
-                name = statement.targets[0].id
-                places += sorted((Number(name, place(n)) for n in _numbers(value)), key=lambda n: n.place.start)
-    code.append(text[done:])
-    digest = hashlib.sha256(" ".join("".join(code).split()).encode()).hexdigest()
-    return digest[:16], found, tuple(places)
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, value = statement.targets[0], _literal(statement.value)
+            if isinstance(target, ast.Name) and value is not None:
+                found.setdefault(target.id, value)
+    return found
 
 
 def _literal(node: ast.expr) -> ast.expr | None:

@@ -23,6 +23,7 @@ from diffff.frontend.xml import Document, Key
 from diffff.frontend.xml_tree import Element
 
 _UNTRACED = ("LennardJonesForce",)  # what it adds to a System does not tell the rows
+_KEPT = ("system", "types", "bonds", "angles", "propers", "constrained_bonds", "constrained_angles")
 Marks = Mapping[tuple[Element, Key], str]
 _LEFT_OUT = ("Include", "Info")  # they have been read already
 
@@ -103,7 +104,7 @@ class Tracer:
             InputError: OpenMM does not accept the files, no template fits a residue, or whatever else it finds wrong.
         """
         name = trace_cache.key([*self._parts, *trace_cache.topology_parts(topology), _spelled(options)])
-        found = trace_cache.load(name)
+        found = trace_cache.load(name, _KEPT)
         if found is None:
             begun = time.monotonic()
             found = self._found(topology, options)
@@ -121,7 +122,8 @@ class Tracer:
         try:
             system = field.createSystem(topology, removeCMMotion=False, flexibleConstraints=True, **options)
         except Exception as error:  # OpenMM raises all kinds
-            raise InputError(f"OpenMM cannot apply the force field: {error}") from error
+            why = f"it does not find {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"OpenMM cannot apply the force field: {why}") from error
         data = first.data
         return {
             "system": np.frombuffer(mm.XmlSerializer.serialize(system).encode(), np.uint8),

@@ -5,25 +5,26 @@ they depend on. Nothing is lost when the directory is removed.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from diffff.errors import InputError
 from diffff.files import replacing
 
+FORMAT = 2  # of what is kept; another number forgets all older traces
 SLOW = 2.0  # s; what takes longer is kept
 MOST = 100  # files; the oldest go first
 
 
 def key(parts: Iterable[bytes | str]) -> str:
-    """A hash of many parts."""
-    digest = hashlib.sha256()
+    """A hash of many parts, and of the format of what is kept."""
+    digest = hashlib.sha256(f"{FORMAT} ".encode())
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big"))
@@ -41,13 +42,12 @@ def topology_parts(topology: Any) -> Iterable[str]:
     yield str(topology.getPeriodicBoxVectors())
 
 
-def load(name: str) -> Mapping[str, np.ndarray] | None:
-    """The arrays kept under a name, or None."""
-    with (
-        suppress(OSError, ValueError, KeyError, EOFError, BadZipFile),
-        np.load(_path(name), allow_pickle=False) as kept,
-    ):
-        return dict(kept)
+def load(name: str, wanted: Iterable[str] = ()) -> Mapping[str, np.ndarray] | None:
+    """The arrays kept under a name; None if there are none, the file is damaged, or they are not those wanted."""
+    with suppress(Exception):  # damage has many faces
+        with np.load(io.BytesIO(_path(name).read_bytes()), allow_pickle=False) as kept:
+            arrays = dict(kept)
+        return arrays if set(arrays) == set(wanted or arrays) else None
     return None
 
 

@@ -248,7 +248,7 @@ def test_rows_tell_where_they_stand():
         ("<NonbondedForce ", '<Script>print("x")</Script><NonbondedForce ', "Python code in a force field is not run"),
         ("<RBTorsionForce>", "<DrudeForce/><RBTorsionForce>", "does not have this force yet"),
         ('lj14scale="0.5"', 'lj14scale="0.5" useDispersionCorrection="exit()"', "write True or False"),
-        ('class="A" element="C"', 'class="A" element="Qq"', "OpenMM cannot"),
+        ('class="A" element="C"', 'class="A" element="Qq"', "give the symbol of a chemical element"),
     ],
 )
 def test_bad_files_are_refused_with_a_sentence(toy, old, new, message):

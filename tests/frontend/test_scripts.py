@@ -106,6 +106,42 @@ def test_another_script_is_refused(tmp_path, extra):
         ForceField(path)
 
 
+SLIPPED_IN = [  # what to replace in CHARMM's script, and by what
+    ("periodic_impropers = []", "periodic_impropers = [(0, 1, 2, 3, 2, 0.1, 50.0)]"),  # no table of the files
+    ("harmonic_impropers = []", "harmonic_impropers = [(0, 1, 2, 3, 50.0, 0.1)]"),
+    ("\n        if not is_valid_improper(atom_indices):", " if not is_valid_improper(atom_indices):"),  # now a comment?
+    ("\n    ", "\n     "),  # indentation
+    ("periodic_impropers = []", "periodic_impropers = []\nresidue_impropers = {}"),  # a table twice
+    ("periodic_impropers = []", "periodic_impropers = [ ]"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), SLIPPED_IN, ids=range(len(SLIPPED_IN)))
+def test_code_that_has_been_changed_is_foreign(impropers, old, new):
+    text = impropers.read_bytes().replace(b"\r\n", b"\n").decode()
+    assert old in text
+    impropers.write_text(text)
+    ForceField(impropers)
+    impropers.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match="Python code in a force field is not run"):
+        ForceField(impropers)
+
+
+def test_spaces_at_the_ends_of_lines_do_not_count(impropers):
+    impropers.write_bytes(impropers.read_bytes().replace(b"\r\n    for", b"  \r\n    for"))
+    assert scripts.purpose(Document.read(impropers).root.children[-1]) == scripts.CHARMM_IMPROPERS
+
+
+def test_the_options_of_an_implicit_solvent_are_no_tables(tmp_path):
+    code = script_of("implicit/obc2.xml")
+    assert "'SA':'ACE'" in code
+    (tmp_path / "a.xml").write_text(
+        f"<ForceField><Script>{code.replace(chr(39) + 'ACE', chr(39) + 'LCPO')}</Script></ForceField>"
+    )
+    with pytest.raises(InputError, match="Python code in a force field is not run"):
+        ForceField(tmp_path / "a.xml")
+
+
 def test_tables_may_change(impropers):
     script = Document.read(impropers).root.children[-1]
     assert scripts.purpose(script) == scripts.CHARMM_IMPROPERS
@@ -147,7 +183,7 @@ def test_pairs_of_sugars(tmp_path):
     params = ff.params()
     check(ff, app.ForceField(*map(str, files)).createSystem(topology), topology, x)
     params["NonbondedForce"]["special_lj14scale"] = params["NonbondedForce"]["special_lj14scale"] * 0.5
-    with pytest.raises(InputError, match="special_lj14scale has changed, but .* in the code of a script"):
+    with pytest.raises(InputError, match=r"special_lj14scale has changed, but .* in the code of a script"):
         ff.write(tmp_path, params)
 
 

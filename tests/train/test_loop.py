@@ -163,6 +163,7 @@ def wait_for_checkpoint(folder, process, than=""):
     return pointer.read_text()
 
 
+@pytest.mark.slow
 def test_processes_that_are_terminated_and_killed_end_as_one_that_is_not(data, tmp_path):
     changes = simple(data, **{"training.numb_steps": 3001, "training.save_freq": 50, "training.disp_freq": 20})
     for name in ("whole", "parts"):
