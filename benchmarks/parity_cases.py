@@ -60,6 +60,7 @@ class Comparison:
         self.files = [*companions(file), file]
         self.found: dict[str, Any] = {"file": file, "with": companions(file), "cases": [], "remarks": [], "errors": []}
         self.field = app.ForceField(*self.files)
+        self.refusal = ""  # what OpenMM said last
 
     def run(self) -> None:
         """All cases, kept on disk after each."""
@@ -102,6 +103,10 @@ class Comparison:
             step = -(-total // self.most_atoms)
             names = names[::step]
             self.found["remarks"].append(f"every {step}th residue template")
+        probes = [names[len(names) * k // 4] for k in (1, 2, 3)]
+        if not any(self._accepted([name]) for name in probes):
+            self.found["remarks"].append(f"OpenMM itself fails ({self.refusal})")
+            return
         refused: list[str] = []
         for lot in batches(self.field, names, LOT):
             accepted = self._accepted(lot)
@@ -111,7 +116,7 @@ class Comparison:
             self._keep()
         if refused:
             self.found["remarks"].append(
-                f"OpenMM itself refuses {len(refused)} residue templates, such as {refused[0]}"
+                f"OpenMM itself refuses {len(refused)} residue templates, such as {refused[0]} ({self.refusal})"
             )
 
     def _accepted(self, lot: Sequence[str]) -> list[str]:
@@ -119,7 +124,8 @@ class Comparison:
         parts = molecules(self.field, lot, self.layouts)
         try:
             self.field.createSystem(parts.topology, residueTemplates=parts.templates, ignoreExternalBonds=True)
-        except Exception:  # OpenMM raises all kinds
+        except Exception as error:  # OpenMM raises all kinds
+            self.refusal = f"{type(error).__name__}: {error}".splitlines()[0][:120]
             middle = len(lot) // 2
             return [] if len(lot) == 1 else self._accepted(lot[:middle]) + self._accepted(lot[middle:])
         return list(lot)

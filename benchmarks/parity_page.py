@@ -94,6 +94,8 @@ def summary(found: dict[str, Any]) -> tuple[str, str]:
         remarks.append(f"some terms have no row and are left out as in OpenMM ({missing[0][:120]})")
     remarks += [f"{errors[0]}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")] if errors else []
     agree = [case for case in cases if case.get("agrees")]
+    if not agree and not errors:
+        return "OpenMM fails", "; ".join(remarks)
     verdict = "agrees" if agree and not errors else "differs" if agree else "fails"
     return verdict, "; ".join(remarks)
 

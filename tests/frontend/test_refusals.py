@@ -237,7 +237,10 @@ BAD_OPTIONS = [
     ({"nonbonded_method": "PME", "switch_distance": 1.5 * NM}, "must lie between 0 and the cutoff"),
     ({"nonbonded_method": "LJPME", "switch_distance": 0.5}, "LJPME allows no switching function"),
     ({"nonbonded_method": "PME", "ewald_error_tolerance": -1.0}, r"ewald_error_tolerance -1\.0 must lie between"),
-    ({"nonbonded_method": "PME", "ewald_error_tolerance": float("nan")}, "ewald_error_tolerance nan must lie"),
+    (
+        {"nonbonded_method": "PME", "ewald_error_tolerance": float("nan")},
+        "ewald_error_tolerance is nan; give a finite number",
+    ),
     ({"constraints": "hbonds"}, "constraints 'hbonds' is unknown; give one of HBonds, AllBonds, HAngles"),
     ({"nonbonded_cutoff": "10 angstrom"}, "nonbonded_cutoff is '10 angstrom'; give a number in nm or a quantity"),
     ({"nonbonded_cutoff": None}, "nonbonded_cutoff is None; give a number in nm"),

@@ -78,7 +78,7 @@ def check(ff: ForceField, system: mm.System, topology: app.Topology, x: np.ndarr
     found = jax.jit(energy_and_forces)(*system_here)
     np.testing.assert_allclose(found[0], state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole), rtol=1e-10)
     np.testing.assert_allclose(found[1], forces, rtol=0, atol=1e-10 * np.abs(forces).max())
-    return {name: float(e) for name, e in potential.energies(*system_here[1:]).items()}
+    return {name: float(e) for name, e in jax.jit(potential.energies)(*system_here[1:]).items()}
 
 
 @pytest.mark.parametrize(

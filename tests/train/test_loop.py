@@ -106,6 +106,7 @@ def finished(data, tmp_path_factory):
     return small.train_in(tmp_path_factory.mktemp("finished"), simple(data))
 
 
+@pytest.mark.slow
 # ---------------------------------------------------------------------- stopping and going on
 def test_an_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, at_step, caplog):
     changes = everything(data)
@@ -128,6 +129,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, at_step, 
     assert not any("not the input of the checkpoint" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_refined_splines_are_those_of_an_uninterrupted_run(data, tmp_path, at_step):
     changes = simple(data, **{"learning_rate.start_lr": 0.1, "training.numb_steps": 12, "training.save_freq": 10})
     whole = small.train_in(tmp_path / "whole", changes)
