@@ -102,7 +102,7 @@ class Comparison:
         if total > self.most_atoms:
             step = -(-total // self.most_atoms)
             names = names[::step]
-            self.found["remarks"].append(f"every {step}th residue template")
+            self.found["remarks"].append(f"one residue template in {step}")
         probes = [names[len(names) * k // 4] for k in (1, 2, 3)]
         if not any(self._accepted([name]) for name in probes):
             self.found["remarks"].append(f"OpenMM itself fails ({self.refusal})")

@@ -76,12 +76,18 @@ class ForceField:
         protein-C
     """
 
-    def __init__(self, *files: str | PathLike[str], allow_scripts: bool = False) -> None:
+    def __init__(
+        self,
+        *files: str | PathLike[str],
+        allow_scripts: bool = False,
+        missing: Literal["error", "skip"] = "error",
+    ) -> None:
         """Read the files and what they include.
 
         Args:
             files: paths, or names of files in OpenMM's data directory or in an installed package of force fields.
             allow_scripts: accept files with Python code. It runs in `create_system` only.
+            missing: what to do about tags, attributes and texts without a meaning: "error", or "skip" as OpenMM does.
 
         Raises:
             InputError: a file is missing, malformed, or holds what diffff does not know.
@@ -89,8 +95,10 @@ class ForceField:
         self.documents: Sequence[Document] = read_files(files)
         self._inclusions = inclusions(self.documents)
         self._scripts = allow_scripts
-        check(self.documents, allow_scripts=allow_scripts)
-        check_names(self.documents)
+        strict = name_of(missing, "missing", ("error", "skip")) == "error"
+        check(self.documents, allow_scripts=allow_scripts, strict=strict)
+        if strict:
+            check_names(self.documents)
         tags = {child.tag for document in self.documents for child in document.root.children}
         self._groups: list[Group] = [kind.read(self.documents) for kind in _GROUPS if kind.name in tags]
         self._groups += custom_sections(self.documents)

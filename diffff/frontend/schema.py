@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from diffff.errors import InputErrors
 from diffff.frontend import checks, scripts
@@ -123,62 +124,76 @@ _TEXTS = ("Map", "Function", "ComputedValue", "EnergyTerm", "Info", *scripts.TAG
 _NOT_YET = re.compile(r"(?:Amoeba|Hippo|Drude|Custom)\w+|ADMP\w+|Slater\w+|QqTt\w+|\w*DampingForce")
 
 
-def check(documents: Iterable[Document], *, allow_scripts: bool) -> None:
+class _Problems(NamedTuple):
+    """A sentence for each kind of problem."""
+
+    serious: dict[tuple[str, ...], str]
+    ignored: dict[tuple[str, ...], str]  # by OpenMM
+
+
+def check(documents: Iterable[Document], *, allow_scripts: bool, strict: bool = True) -> None:
     """Refuse what is unknown, and what is known but not there yet; all of it at once.
+
+    Args:
+        documents: the files.
+        allow_scripts: pass scripts that diffff does not know.
+        strict: refuse what OpenMM ignores, too.
 
     Raises:
         InputErrors: A sentence for each kind of tag or attribute that has no meaning here.
     """
-    problems: dict[tuple[str, ...], str] = {}
+    problems = _Problems({}, {})
     for document in documents:
         _check_root(document, problems)
         for child in document.root.children:
             if child.tag in scripts.TAGS:
                 if not (allow_scripts or scripts.purpose(child)):
-                    problems[str(document.path), child.tag] = (
+                    problems.serious[str(document.path), child.tag] = (
                         f"{document.where(child)}: Python code in a force field is not run unless asked to. If you "
                         "trust the file, give allow_scripts=True; what the code adds to OpenMM's system is then missing"
                         " from the potential."
                     )
             else:
                 _check(document, child, _FILE, "ForceField", problems)
-    if problems:
-        raise InputErrors(list(problems.values()))
+    sentences = [*problems.serious.values(), *(problems.ignored.values() if strict else ())]
+    if sentences:
+        raise InputErrors(sentences)
 
 
-def _check_root(document: Document, problems: dict) -> None:
+def _check_root(document: Document, problems: _Problems) -> None:
     """Neither attributes nor text, and no section twice that OpenMM reads once."""
     for name in document.root.attributes:
-        problems["ForceField", name] = (
+        kind = problems.serious if name.startswith("xmlns") else problems.ignored
+        kind["ForceField", name] = (
             f'{document.where(document.root)} has an attribute "{name}" that no <ForceField> has. Remove it.'
         )
     _check_text(document, document.root, problems)
     for tag in _ONCE:
         for again in document.root.find_all(tag)[1:]:
-            problems["ForceField", tag] = (
+            problems.ignored["ForceField", tag] = (
                 f"{document.where(again)} is the second one in this file, and OpenMM reads the first only. Join them."
             )
 
 
-def _check_text(document: Document, element: Element, problems: dict) -> None:
+def _check_text(document: Document, element: Element, problems: _Problems) -> None:
     for text, place in ((element.text, "in"), (element.tail, "behind")):
         if not (not text or text.isspace() or (place == "in" and element.tag in _TEXTS)):
-            problems.setdefault(
+            problems.ignored.setdefault(
                 (element.tag, f"text {place} it"),
                 f'{document.where(element)} has the text "{text.strip()[:40]}" {place} it, which nobody would read. '
                 "Remove it, or make it a comment <!-- … -->.",
             )
 
 
-def _check(document: Document, element: Element, known: Mapping, parent: str, problems: dict) -> None:
+def _check(document: Document, element: Element, known: Mapping, parent: str, problems: _Problems) -> None:
     key = (parent, element.tag)
     if element.tag not in known:
         if parent == "ForceField" and _NOT_YET.fullmatch(element.tag):
-            problems.setdefault(
+            problems.serious.setdefault(
                 key, f"{document.where(element)}: diffff does not have this force yet, so it cannot use the file."
             )
         else:
-            problems.setdefault(
+            problems.ignored.setdefault(
                 key, f"{document.where(element)} is unknown in <{parent}>.{_suggestion(element.tag, known)}"
             )
         return
@@ -188,13 +203,13 @@ def _check(document: Document, element: Element, known: Mapping, parent: str, pr
     attributes, children = known[element.tag]
     for name in element.attributes:
         if not attributes.fullmatch(name):
-            problems.setdefault(
+            problems.ignored.setdefault(
                 (element.tag, name),
                 f'{document.where(element)} has an attribute "{name}" that no <{element.tag}> has, so it would be '
                 "without effect. Correct or remove it.",
             )
     for problem in checks.problems(parent, element, of_force=parent in _FORCES):
-        problems.setdefault((parent, element.tag, problem), f"{document.where(element)} {problem}")
+        problems.serious.setdefault((parent, element.tag, problem), f"{document.where(element)} {problem}")
     for child in element.children:
         _check(document, child, children, element.tag, problems)
 

@@ -189,3 +189,21 @@ def test_damaged_traces_are_as_good_as_none(tmp_path, monkeypatch):
     old = trace_cache.key(["x"])
     monkeypatch.setattr(trace_cache, "FORMAT", trace_cache.FORMAT + 1)
     assert trace_cache.key(["x"]) != old
+
+
+def test_what_openmm_ignores_may_be_skipped(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(
+        '<ForceField author="me"><Remarks/><AtomTypes>loose<Type name="a" class="A" element="C" mass="12" color="red"/>'
+        '</AtomTypes><HarmonicBondForce><Bond class1="A" class2="A" length="0.1" k="2"/></HarmonicBondForce></ForceField>'
+    )
+    with pytest.raises(InputError) as refusal:
+        ForceField(path)
+    assert all(word in str(refusal.value) for word in ("author", "Remarks", "loose", "color"))
+    ff = ForceField(path, missing="skip")
+    assert ff.params()["HarmonicBondForce"]["k"].tolist() == [2.0]
+    [written] = ff.write(tmp_path / "out", ff.params())
+    assert written.read_bytes() == path.read_bytes()
+    path.write_text("<ForceField><AmoebaVdwForce/></ForceField>")
+    with pytest.raises(InputError, match="does not have this force yet"):
+        ForceField(path, missing="skip")
