@@ -222,6 +222,11 @@ class ForceField:
                 for group in self._groups
                 for column, other in group.parameters.shared.items()
             ),
+            shapes=tuple(
+                (group.name, column, values.shape)
+                for group in self._groups
+                for column, values in group.parameters.initial().items()
+            ),
         )
 
     def createPotential(  # noqa: N802

@@ -114,7 +114,16 @@ def from_openmm(system: Any) -> SystemModel:
         columns[owner][parameter] = place  # with all its elements
     sites = virtual_sites(root)
     return SystemModel(
-        potential=Potential(terms=tuple(terms), sites=() if sites is None else (sites,), shared=tuple(shared)),
+        potential=Potential(
+            terms=tuple(terms),
+            sites=() if sites is None else (sites,),
+            shared=tuple(shared),
+            shapes=tuple(
+                (name, column, place.initial.shape)
+                for name, group in columns.items()
+                for column, place in group.items()
+            ),
+        ),
         params={
             name: {column: jnp.asarray(place.initial) for column, place in group.items()}
             for name, group in columns.items()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffff.errors import InputError
 from diffff.neighbors import Neighbors
 from diffff.potentials.virtual_sites import VirtualSites
 from diffff.pytree import pytree, static
@@ -64,11 +65,14 @@ class Potential:
         terms: what is summed.
         sites: virtual sites, which are placed before any term sees the positions.
         shared: columns that stand in the tree once, though several terms use them.
+        shapes: ``(group, column, shape)`` of arrays in the tree, which are checked: an index beyond the end of an
+            array is no error in JAX.
     """
 
     terms: tuple[Term, ...]
     sites: tuple[VirtualSites, ...] = ()
     shared: tuple[Shared, ...] = static(default=())
+    shapes: tuple[tuple[str, str, tuple[int, ...]], ...] = static(default=())
 
     @property
     def cutoff(self) -> float:
@@ -83,13 +87,25 @@ class Potential:
     def energies(
         self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
     ) -> dict[str, jax.Array]:
-        """Energy by name, kJ/mol; terms of one name, which have the same parameters, count together."""
+        """Energy by name, kJ/mol; terms of one name, which have the same parameters, count together.
+
+        Raises:
+            InputError: an array of the parameter tree is missing or has another shape than it should.
+        """
+        self._check(params)
         positions = self.placed(positions)
         found: dict[str, jax.Array] = {}
         for term in self.terms:
             energy = term.energy(self.part(params, term.name), positions, box, neighbors)
             found[term.name] = found[term.name] + energy if term.name in found else energy
         return found
+
+    def _check(self, params: Params) -> None:
+        for group, column, shape in self.shapes:
+            found = jnp.shape(params[group][column]) if column in params.get(group, {}) else None
+            if found != shape:
+                what = "is missing in the parameters" if found is None else f"has the shape {found}"
+                raise InputError(f"{group}/{column} {what}; it must have the shape {shape}.")
 
     def part(self, params: Params, name: str) -> Any:
         """What the terms of that name see of the parameter tree: their own group, and the columns they share."""
@@ -104,7 +120,10 @@ class Potential:
 
     def __add__(self, other: "Potential") -> "Potential":
         return Potential(
-            terms=self.terms + other.terms, sites=self.sites + other.sites, shared=self.shared + other.shared
+            terms=self.terms + other.terms,
+            sites=self.sites + other.sites,
+            shared=self.shared + other.shared,
+            shapes=self.shapes + other.shapes,
         )
 
 

@@ -195,7 +195,8 @@ def test_what_openmm_ignores_may_be_skipped(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(
         '<ForceField author="me"><Remarks/><AtomTypes>loose<Type name="a" class="A" element="C" mass="12" color="red"/>'
-        '</AtomTypes><HarmonicBondForce><Bond class1="A" class2="A" length="0.1" k="2"/></HarmonicBondForce></ForceField>'
+        '</AtomTypes><HarmonicBondForce><Bond class1="A" class2="A" length="0.1" k="2"/></HarmonicBondForce>'
+        "</ForceField>"
     )
     with pytest.raises(InputError) as refusal:
         ForceField(path)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffff.errors import InputError
 from diffff.neighbors import neighbor_list
 from diffff.potentials.base import Potential, Shared, energy_and_forces, virial
 from diffff.pytree import pytree, static
@@ -92,6 +93,17 @@ def test_a_shared_column_has_the_gradient_of_all_its_terms():
     once, all_of_it = (jax.grad(p.energy)(*system)["Pairwise"]["k"] for p in (other, both))
     assert both.shared == other.shared
     np.testing.assert_allclose(all_of_it, 2 * once)
+
+
+def test_an_array_of_another_shape_is_refused():
+    potential = Potential(terms=(Pairwise(),), shapes=(("Pairwise", "k", ()),))
+    system = (POSITIONS, BOX, neighbor_list(POSITIONS, BOX, CUTOFF))
+    assert (potential + potential).shapes == 2 * potential.shapes
+    potential.energy({"Pairwise": PARAMS}, *system)
+    with pytest.raises(InputError, match=r"Pairwise/k has the shape \(2,\); it must have the shape \(\)"):
+        potential.energy({"Pairwise": {"k": jnp.ones(2)}}, *system)
+    with pytest.raises(InputError, match="Pairwise/k is missing"):
+        potential.energy({}, *system)
 
 
 def test_forces_and_virial_of_two_atoms_by_hand():
