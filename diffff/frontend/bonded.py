@@ -113,7 +113,7 @@ class UreyBradleys:
         found = found[found[:, 2] < 0]
         if not options.flexible_constraints:
             ends = trace.angles[trace.constrained_angles][:, [0, 2]]
-            found = found[~among(found[:, :2].astype(int), ends)]
+            found = found[~among(found[:, :2], ends)]
         atoms, rows = jnp.asarray(found[:, :2], jnp.int32), jnp.asarray(row_numbers(-found[:, 2]))
         return [UreyBradley(atoms=atoms, rows=rows)] if len(rows) else []
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import numpy as np
+
 from diffff.errors import InputError
 from diffff.frontend.group import among
 from diffff.frontend.trace import Trace
@@ -30,7 +32,7 @@ def require_rows(trace: Trace, tags: Collection[str]) -> None:
         if not present:
             continue
         columns = [f"p{i + 1}" for i in range(n_atoms)]
-        found = [row for kind in kinds for row in trace.force(kind, items, columns).astype(int).tolist()]
+        found = np.concatenate([trace.force(kind, items, columns) for kind in kinds])
         missing = wanted[what][~among(wanted[what], found)]
         if len(missing):
             others = f", and for {len(missing) - 1} others" if len(missing) > 1 else ""

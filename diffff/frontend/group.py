@@ -169,10 +169,12 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.int32) - 1
 
 
-def among(atoms: np.ndarray, others: np.ndarray | list[list[int]]) -> np.ndarray:
-    """Which of some tuples of atoms ``(n, k)`` are among others, in either direction; bool ``(n,)``."""
-    known = {tuple(x) for x in (others if isinstance(others, list) else others.tolist())}
-    return np.array([tuple(x) in known or tuple(x[::-1]) in known for x in atoms.tolist()], bool)
+def among(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of some tuples of atoms ``(n, k)`` are among others ``(m, k)``, in either direction; bool ``(n,)``."""
+    everything = np.concatenate([atoms, others]).astype(int)
+    one_way = np.where(everything[:, :1] > everything[:, -1:], everything[:, ::-1], everything)
+    tuples = np.unique(one_way, axis=0, return_inverse=True)[1].reshape(-1)
+    return np.isin(tuples[: len(atoms)], tuples[len(atoms) :])
 
 
 def same_everywhere(column: Column) -> Column:

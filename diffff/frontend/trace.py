@@ -6,11 +6,13 @@ does to find a row (templates, patches, wildcards, orders of impropers, preceden
 implementation and without a change to its code. No energy is ever computed with that System.
 """
 
+import gc
 import io
 import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,12 +63,9 @@ class Trace:
             columns: names of the attributes of an item.
         """
         names = list(columns)
-        rows = [
-            [float(item.attrib[name]) for name in names]
-            for force in self.system.iterfind(f"Forces/Force[@type='{kind}']/{items}")
-            for item in force
-        ]
-        return np.array(rows, float).reshape(len(rows), len(names))
+        lists = self.system.iterfind(f"Forces/Force[@type='{kind}']/{items}")
+        numbers = (float(item.attrib[name]) for one in lists for item in one for name in names)
+        return np.fromiter(numbers, float).reshape(-1, len(names))
 
     def option(self, kind: str, name: str) -> str:
         """A setting of the force of that kind, of which the System has one."""
@@ -104,14 +103,15 @@ class Tracer:
             InputError: OpenMM does not accept the files, no template fits a residue, or whatever else it finds wrong.
         """
         name = trace_cache.key([*self._parts, *trace_cache.topology_parts(topology), _spelled(options)])
-        found = trace_cache.load(name, _KEPT)
-        if found is None:
-            begun = time.monotonic()
-            found = self._found(topology, options)
-            if time.monotonic() - begun > trace_cache.SLOW:
-                trace_cache.save(name, found)
-        arrays = {key: array for key, array in found.items() if key not in ("system", "types")}
-        system, types = ET.fromstring(found["system"].tobytes()), found["types"].tolist()
+        with _no_garbage_collection():
+            found = trace_cache.load(name, _KEPT)
+            if found is None:
+                begun = time.monotonic()
+                found = self._found(topology, options)
+                if time.monotonic() - begun > trace_cache.SLOW:
+                    trace_cache.save(name, found)
+            arrays = {key: array for key, array in found.items() if key not in ("system", "types")}
+            system, types = ET.fromstring(found["system"].tobytes()), found["types"].tolist()
         return Trace(system=system, topology=topology, types=types, **arrays)
 
     def _found(self, topology: Any, options: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
@@ -163,6 +163,18 @@ class Tracer:
 
         marks = " ".join(f"{element.byte}/{key}/{mark}" for (element, key), mark in self._marks.items())
         return [mm.__version__, *(document.data for document in self._documents), marks]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Python looks for cycles again and again while a million small objects come to be: half the time of a trace."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _spelled(options: Mapping[str, Any]) -> str:
