@@ -25,6 +25,7 @@ SLOW = 3.0  # seconds of createSystem beyond which rows are not looked at
 
 # What a file cannot do without.
 COMPANIONS = (
+    (r"amber99_obc\.xml", ("amber99sb.xml",)),
     (r"(amber\d+)_obc\.xml", (r"\1.xml",)),
     (r"(amoeba\d+)_gk\.xml", (r"\1.xml",)),
     (r"implicit/.*", ("amber14-all.xml",)),
@@ -59,12 +60,18 @@ class Comparison:
         self.file, self.save, self.layouts = file, save, save.parent / "layouts"
         self.files = [*companions(file), file]
         self.found: dict[str, Any] = {"file": file, "with": companions(file), "cases": [], "remarks": [], "errors": []}
-        self.field = app.ForceField(*self.files)
         self.refusal = ""  # what OpenMM said last
 
     def run(self) -> None:
         """All cases, kept on disk after each."""
         start = time.monotonic()
+        try:
+            self.field = app.ForceField(*self.files)
+        except Exception as error:  # OpenMM raises all kinds
+            self.found["remarks"].append(f"OpenMM itself fails ({type(error).__name__}: {error})")
+            self.found["done"] = True
+            self._keep()
+            return
         names = templates_in([self.file]) or templates_in(self.files)
         if "gaff" in self.file:
             self.found["remarks"].append("has no residues; compared with N-methylacetamide in its atom types")
