@@ -44,7 +44,7 @@ from diffff.frontend.names import check_names, unused_rows
 from diffff.frontend.nonbonded import NonbondedRows
 from diffff.frontend.rows import Place, changes
 from diffff.frontend.schema import check
-from diffff.frontend.sites import virtual_sites
+from diffff.frontend.sites import VirtualSiteRows
 from diffff.frontend.trace import Tracer, openmm_force_field
 from diffff.frontend.xml import Document
 from diffff.potentials.base import Potential, Shared
@@ -103,6 +103,8 @@ class ForceField:
         self._groups: list[Group] = [kind.read(self.documents) for kind in _GROUPS if kind.name in tags]
         self._groups += custom_sections(self.documents)
         self._groups += charmm_impropers(self.documents)
+        self._sites = VirtualSiteRows.read(self.documents)
+        self._groups += self._sites
         self._solvents = implicit_solvent(self.documents)
         self._groups += self._solvents
 
@@ -213,10 +215,10 @@ class ForceField:
         )
         if complete:
             require_rows(trace, {child.tag for document in self.documents for child in document.root.children})
-        sites = virtual_sites(trace.system)
+        sites = [group.sites(trace) for group in self._sites]
         return Potential(
             terms=tuple(term for group in self._groups for term in group.terms(trace, options)),
-            sites=() if sites is None else (sites,),
+            sites=tuple(one for one in sites if one is not None),
             shared=tuple(
                 Shared(group.name, column, other)
                 for group in self._groups

@@ -5,6 +5,7 @@ The slope of a row in OpenMM is a difference quotient over force fields in which
     dE/dp = (E(p - 2h) - 8 E(p - h) + 8 E(p + h) - E(p + 2h)) / 12 h
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -30,6 +31,7 @@ _IN_OPENMM = {
 _WITHOUT_BOX = ("NoCutoff", "CutoffNonPeriodic")
 # OpenMM's own accuracy: rounding; its Ewald grids and the integrals of its long-range corrections; single precision.
 TOLERANCE, TOLERANCE_PERIODIC, TOLERANCE_SINGLE = 1e-9, 1e-6, 5e-5
+_FIXED = re.compile(r"VirtualSites/w[oxy]\d+")  # OpenMM wants sums of 1 and 0, so that none of them moves alone
 STENCIL = {-2: 1.0, -1: -8.0, 1: 8.0, 2: -1.0}
 
 
@@ -180,9 +182,10 @@ class _Here:
 
     @classmethod
     def of(cls, field: ForceField, potential: Potential, positions: np.ndarray, box: np.ndarray | None) -> "_Here":
-        placed = potential.placed(jnp.asarray(positions))
+        params = field.params()
+        placed = potential.placed(params, jnp.asarray(positions))
         listed = neighbor_list(np.asarray(placed), box, potential.cutoff)
-        return cls(potential, field.params(), placed, None if box is None else jnp.asarray(box), listed)
+        return cls(potential, params, placed, None if box is None else jnp.asarray(box), listed)
 
     def names(self) -> list[str]:
         return list(dict.fromkeys(term.name for term in self.potential.terms))
@@ -262,7 +265,7 @@ def _slopes(field: ForceField, here: _Here, there: OpenMM, n_rows: int) -> Itera
             largest = _largest(flat)
             used = np.flatnonzero(np.abs(flat) > 1e-6 * largest)
             name = f"{tag}/{column}"
-            if name not in places:
+            if name not in places or _FIXED.fullmatch(name):
                 continue
             for i in used[np.linspace(0, len(used) - 1, min(n_rows, len(used))).round().astype(int)]:
                 numeric, rounding = _difference(field, there, here.params, tag, column, i)

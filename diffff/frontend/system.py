@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff.errors import InputError
-from diffff.frontend.sites import virtual_sites
+from diffff.frontend.sites import site_columns, virtual_sites
 from diffff.frontend.system_custom import CUSTOM
 from diffff.frontend.system_forces import PLAIN, WITHOUT_ENERGY, Numbers, Owners, box_of
 from diffff.frontend.xml import format_number
 from diffff.potentials.base import Potential, Shared, Term
+from diffff.potentials.virtual_sites import GROUP
 
 Params = dict[str, dict[str, Any]]
 _READERS = {**PLAIN, **CUSTOM}
@@ -113,6 +114,8 @@ def from_openmm(system: Any) -> SystemModel:
     for parameter, (owner, place) in owners.items():
         columns[owner][parameter] = place  # with all its elements
     sites = virtual_sites(root)
+    if sites is not None:
+        columns[GROUP] = site_columns(root)
     return SystemModel(
         potential=Potential(
             terms=tuple(terms),

@@ -25,7 +25,7 @@ from diffff.frontend.xml import Document, Key
 from diffff.frontend.xml_tree import Element
 
 _UNTRACED = ("LennardJonesForce",)  # what it adds to a System does not tell the rows
-_KEPT = ("system", "types", "bonds", "angles", "propers", "constrained_bonds", "constrained_angles")
+_KEPT = ("system", "types", "sites", "bonds", "angles", "propers", "constrained_bonds", "constrained_angles")
 Marks = Mapping[tuple[Element, Key], str]
 _LEFT_OUT = ("Include", "Info")  # they have been read already
 
@@ -42,6 +42,7 @@ class Trace:
         propers: shape ``(n, 4)``.
         constrained_bonds: shape ``(n_bonds,)``, bool.
         constrained_angles: shape ``(n_angles,)``, bool.
+        sites: shape ``(n_sites, 2)``, the atom of each virtual site and the mark of its row, from 0.
         types: type of each atom.
     """
 
@@ -52,6 +53,7 @@ class Trace:
     propers: np.ndarray
     constrained_bonds: np.ndarray
     constrained_angles: np.ndarray
+    sites: np.ndarray
     types: list[str]
 
     def force(self, kind: str, items: str, columns: Iterable[str]) -> np.ndarray:
@@ -132,6 +134,7 @@ class Tracer:
             "propers": np.array(data.propers, int).reshape(-1, 4),
             "constrained_bonds": np.array(first.constrained_bonds, bool),
             "constrained_angles": np.array(first.constrained_angles, bool),
+            "sites": np.array(first.sites, int).reshape(-1, 2),
             "types": np.array([data.atomType[atom] for atom in data.atoms], str),
         }
 
@@ -144,10 +147,15 @@ class Tracer:
             for atoms in document.root.find_all(section)
             for atom in atoms.walk()
         }
-        of_residues = {atom: marks for atom, marks in of_residues.items() if marks}
+        of_residues = {atom: marks for atom, marks in of_residues.items() if marks and atom.tag != "VirtualSite"}
+        sites = {
+            int(mark): site.attributes[str(key)]
+            for (site, key), mark in self._marks.items()
+            if site.tag == "VirtualSite"
+        }
         marks = {place: mark for place, mark in self._marks.items() if place[0] not in of_residues}
         marks |= {(atom, _First.NUMBER): str(i) for i, atom in enumerate(of_residues)}
-        first = _First([{key: float(mark) for key, mark in found.items()} for found in of_residues.values()])
+        first = _First([{key: float(mark) for key, mark in found.items()} for found in of_residues.values()], sites)
         try:
             field = openmm_force_field(self._documents, marks, without=_UNTRACED, first=first)
         except InputError:
@@ -189,24 +197,31 @@ def _spelled(options: Mapping[str, Any]) -> str:
 class _First:
     """A generator that adds no force. It runs before all others and prepares what OpenMM knows about a topology.
 
-    Charges in residues get their marks here, since templates that differ by them would no longer be the same template
-    twice. Constraints are noted and taken away: their lengths would be marks, which contradict each other.
+    Charges and virtual sites of residues get their marks here, since templates that differ by them would no longer be
+    the same template twice. Constraints are noted and taken away: their lengths would be marks, which contradict each
+    other.
     """
 
     NUMBER = "diffff"  # an attribute of the atoms of residues in the marked copy
 
-    def __init__(self, marks: Sequence[Mapping[str, float]]) -> None:
-        """Take the marks of each atom of a residue or patch that has some."""
-        self._marks, self._of_parameters = marks, {}
+    def __init__(self, marks: Sequence[Mapping[str, float]], sites: Mapping[int, str]) -> None:
+        """Take the marks of each atom of a residue or patch that has some, and what each mark of a site replaced."""
+        self._marks, self._of_parameters, self._sites = marks, {}, sites
 
     def learn(self, field: Any) -> None:
-        """Note which parameters belong to which atom, and make them what they were."""
+        """Note which parameters belong to which atom, and make them and the sites what they were."""
         atoms = [atom for template in field._templates.values() for atom in template.atoms]
+        sites = [site for template in field._templates.values() for site in template.virtualSites]
         for patch in field._patches.values():
             atoms += [atom for kind in (patch.addedAtoms, patch.changedAtoms) for part in kind for atom in part]
+            sites += [site for part in patch.virtualSites for site in part]
         for atom in atoms:
             if self.NUMBER in atom.parameters:
                 self._of_parameters[id(atom.parameters)] = self._marks[int(atom.parameters.pop(self.NUMBER))]
+        for site in sites:
+            numbers = site.localPos if site.type == "localCoords" else site.weights
+            site.diffff = int(numbers[0])  # goes along where OpenMM copies a site
+            numbers[0] = float(self._sites[site.diffff])
 
     def createForce(self, system: Any, data: Any, method: Any, cutoff: Any, args: Any) -> None:  # noqa: N802
         """Called by OpenMM when all templates have been found."""
@@ -216,6 +231,7 @@ class _First:
             atom: {**parameters, **self._of_parameters.get(id(parameters), {})}
             for atom, parameters in data.atomParameters.items()
         }
+        self.sites = [(atom.index, site.diffff - 1) for atom, (site, _, _) in data.virtualSites.items()]
         self.constrained_bonds = [bond.isConstrained for bond in data.bonds]
         self.constrained_angles = list(data.isAngleConstrained)
         for bond in data.bonds:

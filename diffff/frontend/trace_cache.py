@@ -17,7 +17,7 @@ import numpy as np
 from diffff.errors import InputError
 from diffff.files import replacing
 
-FORMAT = 2  # of what is kept; another number forgets all older traces
+FORMAT = 3  # of what is kept; another number forgets all older traces
 SLOW = 2.0  # s; what takes longer is kept
 MOST = 100  # files; the oldest go first
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from diffff.errors import InputError
 from diffff.neighbors import Neighbors
-from diffff.potentials.virtual_sites import VirtualSites
+from diffff.potentials.virtual_sites import GROUP, VirtualSites
 from diffff.pytree import pytree, static
 
 Params = dict[str, Any]
@@ -92,8 +92,7 @@ class Potential:
         Raises:
             InputError: an array of the parameter tree is missing or has another shape than it should.
         """
-        self._check(params)
-        positions = self.placed(positions)
+        positions = self.placed(params, positions)
         found: dict[str, jax.Array] = {}
         for term in self.terms:
             energy = term.energy(self.part(params, term.name), positions, box, neighbors)
@@ -112,10 +111,15 @@ class Potential:
         shared = {link.column: params[link.group][link.column] for link in self.shared if link.term == name}
         return {**params.get(name, {}), **shared} if shared else params[name]
 
-    def placed(self, positions: jax.Array) -> jax.Array:
-        """The positions with all virtual sites where they belong, from which neighbours are to be found."""
+    def placed(self, params: Params, positions: jax.Array) -> jax.Array:
+        """The positions with all virtual sites where they belong, from which neighbours are to be found.
+
+        Raises:
+            InputError: an array of the parameter tree is missing or has another shape than it should.
+        """
+        self._check(params)
         for sites in self.sites:
-            positions = sites.placed(positions)
+            positions = sites.placed(params[GROUP], positions)
         return positions
 
     def __add__(self, other: "Potential") -> "Potential":

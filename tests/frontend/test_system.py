@@ -49,7 +49,7 @@ def _evaluated(potential, params, x, box, listed):
 
 def ours(model: SystemModel, x: np.ndarray = X, params=None):
     box = None if model.box is None else jnp.asarray(model.box)
-    x = model.potential.placed(jnp.asarray(x))
+    x = model.potential.placed(model.params, jnp.asarray(x))
     listed = neighbor_list(np.asarray(x), model.box, model.potential.cutoff)
     return _evaluated(model.potential, model.params if params is None else params, x, box, listed)
 
@@ -288,6 +288,8 @@ def test_sites_are_placed_and_constraints_have_no_energy():
     system = system_of(plain(mm.NonbondedForce.NoCutoff), bonds())
     system.setParticleMass(4, 0.0)
     system.setVirtualSite(4, mm.ThreeParticleAverageSite(0, 1, 2, 0.5, 0.3, 0.2))
+    system.setParticleMass(7, 0.0)
+    system.setVirtualSite(7, mm.OutOfPlaneSite(3, 5, 6, 0.2, 0.3, 4.0))
     system.addConstraint(5, 6, 0.1)
     compare(system)
 

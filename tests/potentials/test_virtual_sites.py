@@ -10,7 +10,7 @@ import pytest
 from openmm import unit
 
 from diffff.errors import InputError
-from diffff.frontend.sites import virtual_sites
+from diffff.frontend.sites import site_columns, virtual_sites
 
 WEIGHTS = ([0.1, 0.2, 0.3, 0.4], [-1, 0.5, 0.5, 0], [0.2, -0.3, 0.1, 0])
 KINDS = {  # made anew each time: a System takes them over
@@ -37,7 +37,9 @@ def test_places_and_forces_are_those_of_openmm(indices):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(9, 3))
     system = system_with({i: KINDS[i] for i in indices})
-    sites = virtual_sites(ET.fromstring(mm.XmlSerializer.serialize(system)))
+    root = ET.fromstring(mm.XmlSerializer.serialize(system))
+    sites, params = virtual_sites(root), {name: numbers.initial for name, numbers in site_columns(root).items()}
+    assert sites is not None
     pull = mm.CustomExternalForce("a*x + b*y^2 + c*x*z")
     for name in "abc":
         pull.addPerParticleParameter(name)
@@ -50,11 +52,11 @@ def test_places_and_forces_are_those_of_openmm(indices):
     context.computeVirtualSites()
     state = context.getState(getPositions=True, getForces=True)
     expected = np.array(state.getPositions(asNumpy=True)._value)
-    np.testing.assert_allclose(sites.placed(jnp.asarray(x)), expected, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(sites.placed(params, jnp.asarray(x)), expected, rtol=0, atol=1e-14)
 
     def energy(x):
         a, b, c = strengths.T
-        x = sites.placed(x)
+        x = sites.placed(params, x)
         return jnp.sum(a * x[:, 0] + b * x[:, 1] ** 2 + c * x[:, 0] * x[:, 2])
 
     forces = np.array(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
