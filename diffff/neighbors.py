@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from diffff import space
+from diffff.errors import InputError
 from diffff.pytree import pytree, static
 
 
@@ -103,9 +104,10 @@ def neighbor_list(
         capacity: number of entries; by default that of `capacity_for`.
 
     Raises:
+        InputError: positions or box have another shape, are not finite, or the box has no volume.
         ValueError: more pairs than ``capacity``.
     """
-    i, j, shift = directed_pairs(np.asarray(positions), None if box is None else np.asarray(box), cutoff)
+    i, j, shift = directed_pairs(*_checked(positions, box), cutoff)
     first = np.argmax(shift != 0, axis=1)
     leading = np.take_along_axis(shift, first[:, None], axis=1)[:, 0]
     half = (i < j) | ((i == j) & (leading > 0))
@@ -120,6 +122,20 @@ def neighbor_list(
     return Neighbors(
         i=jnp.asarray(padded[:, 0]), j=jnp.asarray(padded[:, 1]), shift=jnp.asarray(padded_shift), cutoff=cutoff
     )
+
+
+def _checked(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    positions = np.asarray(positions)
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise InputError(f"positions have the shape {positions.shape}; give (n_atoms, 3), in nm.")
+    if len(bad := np.flatnonzero(~np.isfinite(positions).all(axis=1))):
+        raise InputError(f"the position of atom {bad[0]} (from 0) is {positions[bad[0]]}; give finite numbers.")
+    if box is None:
+        return positions, None
+    box = np.asarray(box)
+    if box.shape != (3, 3) or not np.isfinite(box).all() or np.linalg.det(box) == 0.0:
+        raise InputError(f"the box is {box.tolist()}; give three lattice vectors (3, 3) that span a volume, in nm.")
+    return positions, box
 
 
 def keep_nearest(center: np.ndarray, types: np.ndarray, distance: np.ndarray, sel: tuple[int, ...]) -> np.ndarray:

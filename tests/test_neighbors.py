@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffff import space
+from diffff.errors import InputError
 from diffff.neighbors import capacity_for, directed_pairs, keep_nearest, neighbor_list
 
 TRICLINIC = np.array([[7.0, 0.0, 0.0], [2.1, 6.2, 0.0], [-1.3, 1.7, 5.9]])
@@ -144,3 +145,18 @@ def test_truncation_does_not_depend_on_the_order_of_the_pairs():
     kept = keep_nearest(center, types, distance, (2, 1, 3))
     order = rng.permutation(80)
     np.testing.assert_array_equal(keep_nearest(center[order], types[order], distance[order], (2, 1, 3)), kept[order])
+
+
+@pytest.mark.parametrize(
+    ("positions", "box", "message"),
+    [
+        ([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0]], None, r"atom 1 \(from 0\) is \[nan"),
+        ([0.0, 0.0, 0.0], None, r"shape \(3,\)"),
+        ([[0.0, 0.0, 0.0]], [2.0, 2.0, 2.0], r"box is \[2.0, 2.0, 2.0\]; give three lattice vectors"),
+        ([[0.0, 0.0, 0.0]], np.diag([2.0, 2.0, 0.0]), "span a volume"),
+        ([[0.0, 0.0, 0.0]], np.diag([2.0, 2.0, np.inf]), "span a volume"),
+    ],
+)
+def test_positions_and_boxes_without_sense_are_refused(positions, box, message):
+    with pytest.raises(InputError, match=message):
+        neighbor_list(np.array(positions), box if box is None else np.array(box), 0.5)

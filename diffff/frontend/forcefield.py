@@ -238,10 +238,13 @@ class ForceField:
         nonbondedCutoff: Any = 1.0,
         constraints: Any = None,
         rigidWater: bool | None = None,
+        removeCMMotion: bool = True,
+        hydrogenMass: Any = None,
         residueTemplates: Mapping[Any, str] | None = None,
         ignoreExternalBonds: bool = False,
         switchDistance: Any = None,
         flexibleConstraints: bool = False,
+        *,
         ewaldErrorTolerance: float = 5e-4,
         useDispersionCorrection: bool | None = None,
         soluteDielectric: float | None = None,
@@ -249,7 +252,10 @@ class ForceField:
         implicitSolventKappa: Any = None,
         sasaMethod: str | None = "ACE",
     ) -> Potential:
-        """`create_potential` in OpenMM's spelling, with its rule that terms without a row are left out."""
+        """`create_potential` in OpenMM's spelling and order, with its rule that terms without a row are left out.
+
+        An energy knows no masses: `removeCMMotion` and `hydrogenMass` are for `create_system`, and do nothing here.
+        """
         return self.create_potential(
             topology,
             nonbonded_method=nonbondedMethod,

@@ -1,5 +1,6 @@
 """Force fields against OpenMM: energies by force, forces, row gradients through edited files, and the way back."""
 
+import inspect
 import io
 from pathlib import Path
 
@@ -297,6 +298,21 @@ def test_options_without_sense_are_refused(toy, options, message):
     with pytest.raises(InputError) as refused:
         ForceField(toy[0]).create_potential(toy[1], **options)
     assert message in str(refused.value)
+
+
+def test_the_arguments_of_openmm_are_taken_in_its_order(solvated):
+    """All that createSystem takes by position, with the names and the order it has them in."""
+    topology, _ = solvated
+    known, here = (
+        list(inspect.signature(method).parameters.values())
+        for method in (app.ForceField.createSystem, ForceField.createPotential)
+    )
+    by_position = [p.name for p in here if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert by_position == [p.name for p in known][: len(by_position)]
+    ff = ForceField(*AMBER)
+    given = (app.PME, 0.8 * unit.nanometer, app.HBonds, True, False, 4 * unit.amu)
+    names = [term.name for term in ff.createPotential(topology, *given, **PEPTIDE).terms]
+    assert names == [term.name for term in ff.createPotential(topology, *given[:4], **PEPTIDE).terms]
 
 
 def test_files_are_found_or_named():
