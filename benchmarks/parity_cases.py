@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from openmm import Vec3, app, unit
+from openmm import Platform, Vec3, app, unit
 
 from benchmarks.residues import batches, molecules, templates_in
 from diffff.errors import InputError
@@ -20,6 +20,7 @@ from diffff.frontend.reference import read_structure
 ROOT = Path(__file__).resolve().parents[1]
 MOLECULES = ROOT / "tests/references/molecules"
 GAFF_RESIDUE = ROOT / "tests/references/gaff_residue.xml"
+VERSION = Platform.getOpenMMVersion()
 LOT = 1500  # atoms compared at a time
 SLOW = 3.0  # seconds of createSystem beyond which rows are not looked at
 
@@ -59,7 +60,8 @@ class Comparison:
         self.most_atoms = most_atoms  # of its templates; beyond, a sample of them
         self.file, self.save, self.layouts = file, save, save.parent / "layouts"
         self.files = [*companions(file), file]
-        self.found: dict[str, Any] = {"file": file, "with": companions(file), "cases": [], "remarks": [], "errors": []}
+        self.found: dict[str, Any] = {"file": file, "with": companions(file), "openmm": VERSION}
+        self.found |= {"cases": [], "remarks": [], "errors": []}
         self.refusal = ""  # what OpenMM said last
 
     def run(self) -> None:

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def summary(found: dict[str, Any]) -> tuple[str, str]:
 def page(results: dict[str, list[dict[str, Any]]]) -> str:
     """The text of docs/parity.md."""
     everything = [found for of_package in results.values() for found in of_package]
+    versions = Counter(found["openmm"] for found in everything if "openmm" in found).most_common()
     verdicts = [summary(found)[0] for found in everything]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(sorted(verdicts)))
     parts = [
@@ -114,6 +116,9 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         "water, cubic and triclinic, with PME and reaction field. Errors are the largest found, by force: of an energy "
         "relative to it (of at least 1 kJ/mol), of a force component relative to the largest one. Slopes are "
         "derivatives with respect to numbers in the files, beside differences of edited files.",
+        "",
+        f"The OpenMM is {versions[0][0]} where no other is named. openmmforcefields 0.15.1 has a script in its CHARMM "
+        "files that OpenMM since 8.5 cannot run.",
         "",
         "Larger errors than rounding have their cause in OpenMM: its CustomNonbondedForce integrates the long-range "
         "correction numerically (LennardJonesForce, to about 1e-7), its NonbondedForce loses digits of that correction "
@@ -131,6 +136,8 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         ]
         for found in of_package:
             verdict, remark = summary(found)
+            if found.get("openmm", versions[0][0]) != versions[0][0]:
+                remark = "; ".join(filter(None, [f"OpenMM {found['openmm']}", remark]))
             remark = re.sub(r"/\S*/([\w.-]+\.xml)", r"\1", remark.replace("|", "/"))
             n_templates = sum(
                 c.get("templates", 0) for c in found["cases"] if c["name"] == "residues" and c.get("agrees")
