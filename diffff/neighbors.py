@@ -22,12 +22,14 @@ class Neighbors:
         i: shape ``(capacity,)`` int32.
         j: shape ``(capacity,)`` int32; ``i <= j``, each pair of images once.
         shift: shape ``(capacity, 3)`` int32, lattice translation of ``j``.
+        overflow: bool, whether pairs are missing for want of entries; the energy is NaN then.
         cutoff: the list holds all pairs up to this distance, nm.
     """
 
     i: jax.Array
     j: jax.Array
     shift: jax.Array
+    overflow: jax.Array
     cutoff: float = static()
 
     def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -107,7 +109,7 @@ def neighbor_list(
         InputError: positions or box have another shape, are not finite, or the box has no volume.
         ValueError: more pairs than ``capacity``.
     """
-    i, j, shift = directed_pairs(*_checked(positions, box), cutoff)
+    i, j, shift = directed_pairs(*checked(positions, box), cutoff)
     first = np.argmax(shift != 0, axis=1)
     leading = np.take_along_axis(shift, first[:, None], axis=1)[:, 0]
     half = (i < j) | ((i == j) & (leading > 0))
@@ -120,11 +122,20 @@ def neighbor_list(
     padded_shift = np.zeros((capacity, 3), np.int32)
     padded_shift[: len(i)] = shift
     return Neighbors(
-        i=jnp.asarray(padded[:, 0]), j=jnp.asarray(padded[:, 1]), shift=jnp.asarray(padded_shift), cutoff=cutoff
+        i=jnp.asarray(padded[:, 0]),
+        j=jnp.asarray(padded[:, 1]),
+        shift=jnp.asarray(padded_shift),
+        overflow=jnp.zeros((), bool),
+        cutoff=cutoff,
     )
 
 
-def _checked(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+def checked(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions and box as arrays, if they make sense.
+
+    Raises:
+        InputError: positions or box have another shape, are not finite, or the box has no volume.
+    """
     positions = np.asarray(positions)
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise InputError(f"positions have the shape {positions.shape}; give (n_atoms, 3), in nm.")

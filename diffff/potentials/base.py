@@ -89,13 +89,16 @@ class Potential:
     ) -> dict[str, jax.Array]:
         """Energy by name, kJ/mol; terms of one name, which have the same parameters, count together.
 
+        They are NaN, and so are their derivatives, if the neighbour list lacks pairs.
+
         Raises:
             InputError: an array of the parameter tree is missing or has another shape than it should.
         """
         positions = self.placed(params, positions)
+        complete = jnp.where(neighbors.overflow, jnp.nan, 1.0).astype(positions.dtype)
         found: dict[str, jax.Array] = {}
         for term in self.terms:
-            energy = term.energy(self.part(params, term.name), positions, box, neighbors)
+            energy = complete * term.energy(self.part(params, term.name), positions, box, neighbors)
             found[term.name] = found[term.name] + energy if term.name in found else energy
         return found
 
