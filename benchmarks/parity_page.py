@@ -58,11 +58,13 @@ def compare(folder: Path, file: str, save: Path, limit: float, atoms: int) -> No
             command, cwd=ROOT, timeout=limit, capture_output=True, text=True, env=os.environ | programs
         )
         trouble = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        stopped = []
     except subprocess.TimeoutExpired:
-        trouble = [f"stopped after {limit:.0f} s"]
-    if trouble:
+        trouble, stopped = [], [f"stopped after {limit:.0f} s"]
+    if trouble or stopped:
         found = json.loads(save.read_text()) if save.exists() else {"file": file, "with": companions(file), "cases": []}
         found.setdefault("errors", []).extend(trouble)
+        found.setdefault("remarks", []).extend(stopped)
         save.write_text(json.dumps(found | {"done": True}, indent=1))
     print(f"{file}: {summary(json.loads(save.read_text()))[0]} ({time.monotonic() - start:.0f} s)", flush=True)
 

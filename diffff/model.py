@@ -81,7 +81,8 @@ class Model:
             types: shape ``(n_atoms,)``, indices into the type map.
             shortest: closest approach of two atoms that the splines must cover, Å; below it the energy is NaN.
         """
-        return Potential(terms=(bind(self.spec, np.asarray(types), self.basis(shortest)),))
+        term = bind(self.spec, np.asarray(types), self.basis(shortest))
+        return Potential(terms=(term,), n_atoms=len(types))
 
     def eval(
         self,

@@ -229,6 +229,7 @@ class ForceField:
                 for group in self._groups
                 for column, values in group.parameters.initial().items()
             ),
+            n_atoms=topology.getNumAtoms(),
         )
 
     def createPotential(  # noqa: N802

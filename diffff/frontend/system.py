@@ -126,6 +126,7 @@ def from_openmm(system: Any) -> SystemModel:
                 for name, group in columns.items()
                 for column, place in group.items()
             ),
+            n_atoms=len(root.findall("Particles/Particle")),
         ),
         params={
             name: {column: jnp.asarray(place.initial) for column, place in group.items()}

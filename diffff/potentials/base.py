@@ -5,7 +5,7 @@
 Units: nm, kJ/mol.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,17 @@ class Term(Protocol):
         ...
 
 
+@runtime_checkable
+class AtomicEnergies(Protocol):
+    """A term whose energy is a sum over atoms."""
+
+    def atomic_energies(
+        self, params: Any, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+    ) -> jax.Array:
+        """Energy of each atom, kJ/mol, shape ``(n_atoms,)``; arguments as in `Term.energy`."""
+        ...
+
+
 class Shared(NamedTuple):
     """A column that a term takes from another group, such as the charges of an implicit solvent.
 
@@ -67,12 +78,14 @@ class Potential:
         shared: columns that stand in the tree once, though several terms use them.
         shapes: ``(group, column, shape)`` of arrays in the tree, which are checked: an index beyond the end of an
             array is no error in JAX.
+        n_atoms: number of atoms it is for, which is checked for the same reason; None: any.
     """
 
     terms: tuple[Term, ...]
     sites: tuple[VirtualSites, ...] = ()
     shared: tuple[Shared, ...] = static(default=())
     shapes: tuple[tuple[str, str, tuple[int, ...]], ...] = static(default=())
+    n_atoms: int | None = static(default=None)
 
     @property
     def cutoff(self) -> float:
@@ -92,7 +105,7 @@ class Potential:
         They are NaN, and so are their derivatives, if the neighbour list lacks pairs.
 
         Raises:
-            InputError: an array of the parameter tree is missing or has another shape than it should.
+            InputError: another number of atoms; an array of the parameters is missing or has another shape.
         """
         positions = self.placed(params, positions)
         complete = jnp.where(neighbors.overflow, jnp.nan, 1.0).astype(positions.dtype)
@@ -102,7 +115,25 @@ class Potential:
             found[term.name] = found[term.name] + energy if term.name in found else energy
         return found
 
-    def _check(self, params: Params) -> None:
+    def atomic_energies(
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+    ) -> jax.Array:
+        """Energy of each atom, kJ/mol, shape ``(n_atoms,)``.
+
+        Raises:
+            InputError: a term has no energies of atoms; or see `energies`.
+        """
+        positions = self.placed(params, positions)
+        total = jnp.zeros(len(positions), positions.dtype)
+        for term in self.terms:
+            if not isinstance(term, AtomicEnergies):
+                raise InputError(f"{term.name} has no energies of single atoms; a Deep Potential has.")
+            total = total + term.atomic_energies(self.part(params, term.name), positions, box, neighbors)
+        return jnp.where(neighbors.overflow, jnp.nan, total)
+
+    def _check(self, params: Params, positions: jax.Array) -> None:
+        if self.n_atoms not in (None, len(positions)):
+            raise InputError(f"the potential is for {self.n_atoms} atoms, but there are positions of {len(positions)}.")
         for group, column, shape in self.shapes:
             found = jnp.shape(params[group][column]) if column in params.get(group, {}) else None
             if found != shape:
@@ -118,19 +149,23 @@ class Potential:
         """The positions with all virtual sites where they belong, from which neighbours are to be found.
 
         Raises:
-            InputError: an array of the parameter tree is missing or has another shape than it should.
+            InputError: another number of atoms; an array of the parameters is missing or has another shape.
         """
-        self._check(params)
+        self._check(params, positions)
+        positions = jnp.asarray(positions)
         for sites in self.sites:
             positions = sites.placed(params[GROUP], positions)
         return positions
 
     def __add__(self, other: "Potential") -> "Potential":
+        if None not in (self.n_atoms, other.n_atoms) and self.n_atoms != other.n_atoms:
+            raise InputError(f"a potential for {self.n_atoms} atoms and one for {other.n_atoms} have no sum.")
         return Potential(
             terms=self.terms + other.terms,
             sites=self.sites + other.sites,
             shared=self.shared + other.shared,
             shapes=self.shapes + other.shapes,
+            n_atoms=other.n_atoms if self.n_atoms is None else self.n_atoms,
         )
 
 
