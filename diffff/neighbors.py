@@ -32,6 +32,12 @@ class Neighbors:
     overflow: jax.Array
     cutoff: float = static()
 
+    @classmethod
+    def none(cls) -> "Neighbors":
+        """No pairs, for potentials without a cutoff."""
+        index = jnp.zeros(0, jnp.int32)
+        return cls(i=index, j=index, shift=jnp.zeros((0, 3), jnp.int32), overflow=jnp.zeros((), bool), cutoff=0.0)
+
     def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Each pair in both directions: centre, neighbour ``(2 capacity,)`` and shift ``(2 capacity, 3)``."""
         return (

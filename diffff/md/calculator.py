@@ -8,9 +8,9 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
-from diffff.md.verlet_list import VerletList, verlet_list
-from diffff.neighbors import checked
-from diffff.potentials.base import Params, Potential
+from diffff.md.verlet_list import VerletList, filled, sizes_for
+from diffff.neighbors import checked, directed_pairs
+from diffff.potentials.base import Params, Potential, energy_forces_virial
 
 
 class Result(NamedTuple):
@@ -81,14 +81,8 @@ class Calculator:
         ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
             here: Potential = jax.tree.unflatten(structure, arrays)
 
-            def strained(positions: jax.Array, strain: jax.Array) -> jax.Array:
-                deform = jnp.eye(3, dtype=positions.dtype) + strain
-                strained_box = None if box is None else box @ deform
-                return here.energy(params, positions @ deform, strained_box, pairs.neighbors)
-
-            none = jnp.zeros((3, 3), positions.dtype)
-            energy, (gradient, by_strain) = jax.value_and_grad(strained, (0, 1))(positions, none)
-            return energy, -gradient, -by_strain, pairs.serves(here.placed(params, positions), box)
+            found = energy_forces_virial(here, params, positions, box, pairs.neighbors)
+            return *found, pairs.serves(here.placed(params, positions), box)
 
         def placed(arrays: list[jax.Array], params: Params, positions: jax.Array) -> jax.Array:
             return jax.tree.unflatten(structure, arrays).placed(params, positions)
@@ -99,7 +93,7 @@ class Calculator:
             return jax.tree.unflatten(structure, arrays).atomic_energies(params, positions, box, pairs.neighbors)
 
         self._evaluate, self._placed, self._atomic = jax.jit(evaluate), jax.jit(placed), jax.jit(atomic)
-        self._renewed = jax.jit(VerletList.renewed)
+        self._filled = jax.jit(filled, static_argnums=1)
 
     def __call__(self, positions: np.ndarray, box: np.ndarray | None = None) -> Result:
         """Energy, forces and virial.
@@ -148,9 +142,11 @@ class Calculator:
 
     def _new_pairs(self, x: jax.Array, box: jax.Array | None) -> VerletList:
         where = self._placed(self._arrays, self._params, x)
-        new = None if self._list is None else self._renewed(self._list, where, box)
+        cutoff, sizes = self.potential.cutoff, None if self._list is None else self._list.sizes
+        new = None if sizes is None else self._filled(sizes, cutoff, where, box)
         if new is None or new.neighbors.overflow:
-            new = verlet_list(where, box, self.potential.cutoff, self.skin)
+            sizes = sizes_for(np.asarray(where), None if box is None else np.asarray(box), cutoff, self.skin)
+            new = self._filled(sizes, cutoff, where, box)
         self._list = new
         return new
 
@@ -169,10 +165,9 @@ class Calculator:
     def _trouble(self, x: jax.Array, box: jax.Array | None, energy: float) -> str:
         """Why an energy may not be finite, in words."""
         where = np.asarray(self._placed(self._arrays, self._params, x), np.float64)
-        pairs = verlet_list(jnp.asarray(where, x.dtype), box, max(self.potential.cutoff, 0.2), 0.0).neighbors
-        i, j, shift = (np.asarray(column) for column in (pairs.i, pairs.j, pairs.shift))
-        i, j, shift = i[i < len(where)], j[i < len(where)], shift[i < len(where)]
-        r = np.linalg.norm(where[j] - where[i] + (0.0 if box is None else shift @ np.asarray(box)), axis=1)
+        cell = None if box is None else np.asarray(box, np.float64)
+        i, j, shift = directed_pairs(where, cell, 0.1)
+        r = np.linalg.norm(where[j] - where[i] + (0.0 if cell is None else shift @ cell), axis=1)
         near = ""
         if len(r):
             k = int(np.argmin(r))

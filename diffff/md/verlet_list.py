@@ -45,17 +45,17 @@ class VerletList:
 
     def renewed(self, positions: jax.Array, box: jax.Array | None) -> "VerletList":
         """The list for new positions, of the same sizes; its ``neighbors.overflow`` tells whether it fits."""
-        if self.cutoff == 0.0:
-            return self
-        neighbors = update(self.sizes, positions, box)
-        return VerletList(neighbors=neighbors, positions=positions, box=box, sizes=self.sizes, cutoff=self.cutoff)
+        return filled(self.sizes, self.cutoff, positions, box)
 
 
-_filled = jax.jit(update)
+def filled(sizes: CellList, cutoff: float, positions: jax.Array, box: jax.Array | None) -> VerletList:
+    """The list of these sizes for some positions; its ``neighbors.overflow`` tells whether it fits."""
+    neighbors = update(sizes, positions, box) if cutoff else Neighbors.none()
+    return VerletList(neighbors=neighbors, positions=positions, box=box, sizes=sizes, cutoff=cutoff)
 
 
-def verlet_list(positions: jax.Array, box: jax.Array | None, cutoff: float, skin: float) -> VerletList:
-    """A list for these positions, of sizes that hold it; on the host.
+def sizes_for(positions: np.ndarray, box: np.ndarray | None, cutoff: float, skin: float) -> CellList:
+    """Sizes of a list that holds the pairs of these positions; on the host.
 
     Args:
         positions: shape ``(n_atoms, 3)``, nm.
@@ -66,6 +66,4 @@ def verlet_list(positions: jax.Array, box: jax.Array | None, cutoff: float, skin
     Raises:
         InputError: positions or box have another shape, are not finite, or the box has no volume.
     """
-    place = positions if cutoff else positions[:0]
-    sizes = allocate(np.asarray(place), None if box is None else np.asarray(box), cutoff + skin)
-    return VerletList(neighbors=_filled(sizes, place, box), positions=positions, box=box, sizes=sizes, cutoff=cutoff)
+    return allocate(positions if cutoff else positions[:1], box, cutoff + skin)

@@ -187,3 +187,17 @@ def virial(
         return potential.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
 
     return -jax.grad(strained)(jnp.zeros((3, 3), positions.dtype))
+
+
+def energy_forces_virial(
+    potential: Potential, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """All of `energy_and_forces` and `virial` at once."""
+
+    def strained(positions: jax.Array, epsilon: jax.Array) -> jax.Array:
+        deform = jnp.eye(3, dtype=positions.dtype) + epsilon
+        return potential.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
+
+    none = jnp.zeros((3, 3), positions.dtype)
+    energy, (gradient, by_strain) = jax.value_and_grad(strained, (0, 1))(positions, none)
+    return energy, -gradient, -by_strain

@@ -1,0 +1,231 @@
+"""Integrators: a step is what happens before the forces are computed anew, and what happens after.
+
+| class | ensemble | source |
+|---|---|---|
+| VelocityVerlet | NVE | Swope et al. 1982, doi:10.1063/1.442716 |
+| Langevin | NVT | BAOAB, Leimkuhler and Matthews 2013, doi:10.1063/1.4802990 |
+| NoseHoover | NVT | chains, Martyna et al. 1992 and 1996, doi:10.1063/1.463940, doi:10.1080/00268979600100761 |
+| CSVR | NVT | Bussi, Donadio and Parrinello 2007, doi:10.1063/1.2408420 |
+
+Each conserves ``K + U + heat`` but for the error of its time step.
+"""
+
+from dataclasses import replace
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffff import units
+from diffff.md.state import Particles, State
+from diffff.pytree import pytree, static
+
+
+class Integrator(Protocol):
+    """One time step of one replica, in two halves."""
+
+    @property
+    def time_step(self) -> float:
+        """Length of a step, ps."""
+        ...
+
+    def bath(self) -> dict[str, np.ndarray]:
+        """Variables of the thermostat at the start."""
+        ...
+
+    def before(self, state: State, particles: Particles) -> State:
+        """All up to the new positions."""
+        ...
+
+    def after(self, state: State, particles: Particles) -> State:
+        """All that needs the forces there."""
+        ...
+
+
+@pytree
+class VelocityVerlet:
+    """``v += dt/2 F/m; x += dt v; F = F(x); v += dt/2 F/m``, with RATTLE for constraints.
+
+    Attributes:
+        time_step: ps.
+    """
+
+    time_step: float = static()
+
+    def bath(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {}
+
+    def before(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+
+    def after(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        return _on_track(_kicked(state, particles, self.time_step / 2), particles)
+
+
+@pytree
+class Langevin:
+    """BAOAB: half a kick, half a drift, friction and noise, half a drift, half a kick.
+
+    Attributes:
+        time_step: ps.
+        temperature: K.
+        friction: 1/ps.
+    """
+
+    time_step: float = static()
+    temperature: float = static()
+    friction: float = static(default=1.0)
+
+    def bath(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {}
+
+    def before(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        half = self.time_step / 2
+        state = _on_track(_kicked(state, particles, half), particles)
+        state = _drifted(state, particles, half)
+        state = _on_track(state, particles)
+        keep = np.exp(-self.friction * self.time_step)
+        noise = particles.thermal(_key(state), self.temperature, state.velocities.dtype)
+        velocities = keep * state.velocities + np.sqrt(1.0 - keep**2) * noise
+        new = _on_track(replace(state, velocities=velocities), particles)
+        heat = particles.kinetic_energy(state.velocities) - particles.kinetic_energy(new.velocities)
+        return _drifted(replace(new, heat=state.heat + heat), particles, half)
+
+    def after(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        return _on_track(_kicked(state, particles, self.time_step / 2), particles)
+
+
+@pytree
+class NoseHoover:
+    """Velocity Verlet between two half steps of a chain of thermostats, each split after Suzuki and Yoshida.
+
+    ``Q_1 = n_free k T tau^2, Q_j = k T tau^2``; the bath holds the position and velocity of each thermostat.
+
+    Attributes:
+        time_step: ps.
+        temperature: K.
+        time_constant: tau, ps.
+        chain: number of thermostats.
+    """
+
+    time_step: float = static()
+    temperature: float = static()
+    time_constant: float = static(default=0.1)
+    chain: int = static(default=3)
+
+    def bath(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {"eta": np.zeros(self.chain), "eta_velocity": np.zeros(self.chain)}
+
+    def before(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        state = self._thermostat(state, particles)
+        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+
+    def after(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        return self._thermostat(_on_track(_kicked(state, particles, self.time_step / 2), particles), particles)
+
+    def _thermostat(self, state: State, particles: Particles) -> State:
+        kt = units.GAS_CONSTANT * self.temperature
+        free = np.array([particles.n_free] + [1] * (self.chain - 1))
+        mass = free * kt * self.time_constant**2
+        eta = list(state.bath["eta"])
+        speed = list(state.bath["eta_velocity"])
+        kinetic, scale = particles.kinetic_energy(state.velocities), jnp.ones((), state.velocities.dtype)
+        last = self.chain - 1
+
+        def push(j: int, kinetic: jax.Array) -> jax.Array:
+            twice = 2.0 * kinetic if j == 0 else mass[j - 1] * speed[j - 1] ** 2
+            return (twice - free[j] * kt) / mass[j]
+
+        for weight in _SUZUKI_YOSHIDA:
+            dt = weight * self.time_step / 2
+            speed[last] = speed[last] + dt / 2 * push(last, kinetic)
+            for j in range(last - 1, -1, -1):
+                slow = jnp.exp(-dt / 4 * speed[j + 1])
+                speed[j] = (speed[j] * slow + dt / 2 * push(j, kinetic)) * slow
+            shrink = jnp.exp(-dt * speed[0])
+            scale, kinetic = scale * shrink.astype(scale.dtype), kinetic * shrink**2
+            eta = [eta[j] + dt * speed[j] for j in range(self.chain)]
+            for j in range(last):
+                slow = jnp.exp(-dt / 4 * speed[j + 1])
+                speed[j] = (speed[j] * slow + dt / 2 * push(j, kinetic)) * slow
+            speed[last] = speed[last] + dt / 2 * push(last, kinetic)
+        bath = {"eta": jnp.stack(eta), "eta_velocity": jnp.stack(speed)}
+        heat = jnp.sum(0.5 * mass * bath["eta_velocity"] ** 2 + free * kt * bath["eta"])
+        return replace(state, velocities=scale * state.velocities, bath=bath, heat=heat.astype(state.heat.dtype))
+
+
+@pytree
+class CSVR:
+    """Velocity Verlet, then velocities scaled so that the kinetic energy has its canonical distribution.
+
+    Attributes:
+        time_step: ps.
+        temperature: K.
+        time_constant: tau, ps.
+    """
+
+    time_step: float = static()
+    temperature: float = static()
+    time_constant: float = static(default=0.1)
+
+    def bath(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {}
+
+    def before(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+
+    def after(self, state: State, particles: Particles) -> State:
+        """See `Integrator`."""
+        state = _on_track(_kicked(state, particles, self.time_step / 2), particles)
+        one, many = jax.random.split(_key(state))
+        dtype, n = state.velocities.dtype, particles.n_free
+        first = jax.random.normal(one, (), dtype)
+        squares = first**2 + 2.0 * jax.random.gamma(many, (n - 1) / 2.0, (), dtype)
+        keep = np.exp(-self.time_step / self.time_constant)
+        kinetic = particles.kinetic_energy(state.velocities)
+        ratio = 0.5 * units.GAS_CONSTANT * self.temperature / kinetic  # of the kinetic energies, for each freedom
+        squared = keep + (1.0 - keep) * squares * ratio + 2.0 * first * jnp.sqrt(keep * (1.0 - keep) * ratio)
+        sign = jnp.sign(first + jnp.sqrt(keep / (1.0 - keep) / ratio))
+        heat = state.heat + (1.0 - squared) * kinetic
+        return replace(state, velocities=sign * jnp.sqrt(squared) * state.velocities, heat=heat)
+
+
+_THIRD = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
+_SUZUKI_YOSHIDA = (_THIRD, 1.0 - 2.0 * _THIRD, _THIRD)
+
+
+def _key(state: State) -> jax.Array:
+    """For the random numbers of this step."""
+    return jax.random.fold_in(state.key, state.step)
+
+
+def _kicked(state: State, particles: Particles, time: float) -> State:
+    return replace(state, velocities=state.velocities + time * particles.inverse * state.forces)
+
+
+def _drifted(state: State, particles: Particles, time: float) -> State:
+    """Positions moved on; what constraints add to them is added to the velocities too."""
+    positions, velocities = state.positions + time * state.velocities, state.velocities
+    if particles.constraints is not None:
+        kept = particles.constraints.positions(positions, state.positions)
+        positions, velocities = kept, velocities + (kept - positions) / time
+    return replace(state, positions=positions, velocities=velocities)
+
+
+def _on_track(state: State, particles: Particles) -> State:
+    """Velocities that change no constrained distance."""
+    if particles.constraints is None:
+        return state
+    return replace(state, velocities=particles.constraints.velocities(state.velocities, state.positions))
