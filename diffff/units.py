@@ -1,6 +1,6 @@
-"""Conversion factors between DeePMD's units (Å, eV) and diffff's (nm, kJ/mol).
+"""Conversion factors between the units of other programs and diffff's (nm, kJ/mol).
 
-`VALUE_IN_B = VALUE_IN_A * B_PER_A`. The constants are exact since the SI of 2019
+`VALUE_IN_B = VALUE_IN_A * B_PER_A`. Unless marked, the constants are exact since the SI of 2019
 (CODATA 2018, doi:10.1103/RevModPhys.93.025010).
 """
 
@@ -17,8 +17,16 @@ EV_PER_KJ_PER_MOL = 1.0 / KJ_PER_MOL_PER_EV
 KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM  # forces
 EV_PER_ANGSTROM_PER_KJ_PER_MOL_PER_NM = 1.0 / KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM
 
+KJ_PER_KCAL = 4.184  # thermochemical calorie
+
+NM_PER_BOHR = 0.0529177210903  # CODATA 2018
+KJ_PER_MOL_PER_HARTREE = 4.3597447222071e-18 * AVOGADRO / 1000.0  # 2625.499639...; CODATA 2018
+
 GAS_CONSTANT = BOLTZMANN * AVOGADRO / 1000.0  # kJ/mol/K
 
 # Energy of two elementary charges, kJ/mol nm: e^2 N_A / (4 pi epsilon_0)
 VACUUM_PERMITTIVITY = 8.8541878128e-12  # F/m, CODATA 2018
 COULOMB_CONSTANT = ELEMENTARY_CHARGE**2 * AVOGADRO * 1e6 / (4.0 * 3.141592653589793 * VACUUM_PERMITTIVITY)
+
+BAR_PER_KJ_PER_MOL_PER_NM3 = 1e25 / AVOGADRO  # pressures: 16.6053906717...
+G_PER_CM3_PER_AMU_PER_NM3 = 1e21 / AVOGADRO  # densities: 0.00166053906717...

@@ -219,8 +219,8 @@ def _drifted(state: State, particles: Particles, time: float) -> State:
     """Positions moved on; what constraints add to them is added to the velocities too."""
     positions, velocities = state.positions + time * state.velocities, state.velocities
     if particles.constraints is not None:
-        kept = particles.constraints.positions(positions, state.positions)
-        positions, velocities = kept, velocities + (kept - positions) / time
+        more = particles.constraints.displacements(positions, state.positions)
+        positions, velocities = positions + more, velocities + more / time
     return replace(state, positions=positions, velocities=velocities)
 
 

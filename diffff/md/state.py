@@ -1,32 +1,16 @@
 """The state of a simulation: some replicas of one system."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffff import units
+from diffff.md.constraints import Constraints
 from diffff.pytree import pytree, static
 
 _VELOCITIES = 2**32 - 1  # a number that no step has: the first velocities are drawn with it
-
-
-class Constrains(Protocol):
-    """Distances that are kept; see `diffff.md.constraints.Constraints`."""
-
-    @property
-    def n_constraints(self) -> int:
-        """Degrees of freedom that they take."""
-        ...
-
-    def positions(self, new: jax.Array, old: jax.Array) -> jax.Array:
-        """New positions moved along the old distances until these are as they should be."""
-        ...
-
-    def velocities(self, velocities: jax.Array, positions: jax.Array) -> jax.Array:
-        """Velocities without what would change a distance."""
-        ...
 
 
 @pytree
@@ -40,7 +24,7 @@ class Particles:
     """
 
     masses: jax.Array
-    constraints: Any = None
+    constraints: Constraints | None = None
     n_free: int = static()
 
     @property
@@ -63,7 +47,7 @@ class Particles:
         return spread * jax.random.normal(key, (len(self.masses), 3), dtype)
 
 
-def particles(masses: np.ndarray, constraints: Any = None, *, free_center: bool = False) -> Particles:
+def particles(masses: np.ndarray, constraints: Constraints | None = None, *, free_center: bool = False) -> Particles:
     """Particles of these masses.
 
     Args:
