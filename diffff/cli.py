@@ -274,6 +274,55 @@ def neighbor_stat(
 
 
 @main.command()
+@click.option("-m", "--models", type=FILE, required=True, help="The model files: -m a.dp b.dp c.dp.")
+@click.argument("more_models", metavar="", nargs=-1, type=FILE)
+@click.option("-s", "--system", type=str, default=".", show_default=True, help="Directory that holds the frames.")
+@click.option("-S", "--set-prefix", type=str, hidden=True, help="Has no effect, as in DeePMD-kit.")
+@click.option("-o", "--output", type=FILE, default="model_devi.out", show_default=True, help="The file to write.")
+@click.option(
+    "-f", "--frequency", type=click.IntRange(min=1), default=1, show_default=True, help="Steps from frame to frame."
+)
+@click.option("--real_error", is_flag=True, help="The deviation from the labels of the data instead.")
+@click.option("--atomic", is_flag=True, help="Write the deviation of the force on each atom too.")
+@click.option("--relative", type=float, metavar="LEVEL", help="Of forces, relative to their size + LEVEL (eV/Å).")
+@click.option("--relative_v", type=float, metavar="LEVEL", help="Of virials, relative to their size + LEVEL (eV).")
+@logged
+def model_devi(
+    models: Path,
+    more_models: tuple[Path, ...],
+    system: str,
+    set_prefix: str | None,
+    output: Path,
+    frequency: int,
+    real_error: bool,
+    atomic: bool,
+    relative: float | None,
+    relative_v: float | None,
+) -> None:
+    """Write how far several models differ on the frames of data.
+
+    The columns are DeePMD-kit's: largest, smallest and mean deviation of virials and of forces, and that of energies.
+    """
+    start_jax()
+    from diffff.md.deviation import load_models, model_devi
+    from diffff.train.data import read_systems
+
+    loaded = load_models((models, *more_models))
+    fitting = loaded[0].spec.fitting_net
+    systems = read_systems(
+        system,
+        loaded[0].type_map,
+        labels=("energy", "force", "virial") if real_error else (),
+        numb_fparam=fitting.numb_fparam,
+        default_fparam=fitting.default_fparam,
+        numb_aparam=fitting.numb_aparam,
+    )
+    options = {"frequency": frequency, "real_error": real_error, "atomic": atomic}
+    model_devi(loaded, systems, output, relative=relative, relative_v=relative_v, **options)
+    click.echo(f"wrote {output}")
+
+
+@main.command()
 @click.argument("inputs", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option(
     "-o", "--output", type=FILE, help="The picture to write, .png or .svg.  [default: the first FILE with .png]"

@@ -5,14 +5,18 @@ import logging
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import jax
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from diffff import __version__, cli, jax_version
 from diffff.errors import InputError, InputErrors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*words):
@@ -62,7 +66,7 @@ def test_version():
 
 
 def test_commands_are_those_of_deepmd_kit_and_each_has_help():
-    of_deepmd = ["train", "test", "freeze", "convert", "show", "neighbor-stat", "plot"]
+    of_deepmd = ["train", "test", "freeze", "convert", "show", "neighbor-stat", "model-devi", "plot"]
     assert list(cli.main.commands) == [*of_deepmd, "parity", "schema"]
     for name in cli.main.commands:
         result = run(name, "-h")
@@ -110,6 +114,21 @@ def test_options_that_exclude_each_other(words):
     result = run(*words)
     assert result.exit_code == 2
     assert "exclude each other" in result.output
+
+
+def test_model_devi_writes_the_columns_of_deepmd_kit(tmp_path):
+    model, data = ROOT / "tests/references/md/water.dp", ROOT / "data/water/valid/triclinic"
+    output = tmp_path / "model_devi.out"
+    result = run("model-devi", "-m", str(model), str(model), "-s", str(data), "-o", str(output), "-f", "10")
+    assert result.exit_code == 0, result.output
+    table = np.loadtxt(output)
+    assert table.shape[1] == 8
+    np.testing.assert_array_equal(table[:, 0], 10 * np.arange(len(table)))
+    np.testing.assert_array_equal(table[:, 1:], 0.0)
+    refused = run("model-devi", "-m", str(model), "-s", str(data), "-o", str(output))
+    assert refused.exit_code == 1
+    assert "that of two or more models, but 1 is given" in refused.output
+    np.testing.assert_array_equal(np.loadtxt(output), table)
 
 
 def test_neighbor_stat_names_types_as_deepmd_kit_does():
