@@ -190,10 +190,10 @@ def _checked(atoms: np.ndarray, distances: np.ndarray, masses: np.ndarray) -> tu
             f"constraints: atoms have the shape {atoms.shape}, distances {distances.shape}, masses {masses.shape}; "
             "give (n, 2), (n,) and (n_atoms,)."
         )
-    if not np.issubdtype(atoms.dtype, np.integer) or atoms.min() < 0 or atoms.max() >= len(masses):
-        raise InputError(
-            f"constraints: atoms are counted from 0 to {len(masses) - 1}; {atoms.ravel().max()} is beyond."
-        )
+    if not np.issubdtype(atoms.dtype, np.integer):
+        raise InputError(f"constraints: atoms are given as {atoms.dtype} numbers; give integers.")
+    if len(beyond := np.unique(atoms[(atoms < 0) | (atoms >= len(masses))])):
+        raise InputError(f"constraints: atoms are counted from 0 to {len(masses) - 1}; {beyond[0]} is beyond.")
     if not (np.isfinite(masses).all() and (masses >= 0.0).all()):
         raise InputError(f"constraints: the mass of atom {int(np.argmin(masses >= 0.0))} (from 0) is no mass.")
     atoms = np.sort(atoms, axis=1).astype(np.int64)

@@ -318,6 +318,8 @@ def test_what_makes_no_sense_is_refused():
         (r"atoms 1 and 1 \(from 0\)", [[1, 1]], [0.1], [1.0, 1.0]),
         (r"atoms 0 and 1 \(from 0\) at nan nm", [[0, 1]], [np.nan], [1.0, 1.0]),
         (r"counted from 0 to 1; 2 is beyond", [[0, 2]], [0.1], [1.0, 1.0]),
+        (r"counted from 0 to 1; -1 is beyond", [[0, -1]], [0.1], [1.0, 1.0]),
+        (r"atoms are given as float64 numbers", [[0.0, 1.0]], [0.1], [1.0, 1.0]),
         (r"mass of atom 1 \(from 0\) is no mass", [[0, 1]], [0.1], [1.0, -1.0]),
         (r"atoms have the shape \(1, 3\)", [[0, 1, 2]], [0.1], [1.0, 1.0]),
         (
