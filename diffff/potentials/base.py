@@ -92,21 +92,28 @@ class Potential:
         """Largest cutoff of the terms, nm."""
         return max((term.cutoff for term in self.terms), default=0.0)
 
-    def energy(self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
+    def energy(
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors | None
+    ) -> jax.Array:
         """Total energy, kJ/mol; arguments as in `Term.energy`, with the whole parameter tree."""
         zero = jnp.zeros((), jnp.result_type(positions))
         return sum(self.energies(params, positions, box, neighbors).values(), zero)
 
     def energies(
-        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors | None
     ) -> dict[str, jax.Array]:
         """Energy by name, kJ/mol; terms of one name, which have the same parameters, count together.
 
-        They are NaN, and so are their derivatives, if the neighbour list lacks pairs.
+        They are NaN, and so are their derivatives, if the neighbour list lacks pairs. Without a cutoff, None will do.
 
         Raises:
-            InputError: another number of atoms; an array of the parameters is missing or has another shape.
+            InputError: no neighbour list; another number of atoms; an array of the parameters is missing or has another
+                shape.
         """
+        if neighbors is None:
+            if self.cutoff > 0.0:
+                raise InputError(f"there is no neighbour list, but the potential has a cutoff of {self.cutoff} nm.")
+            neighbors = Neighbors.none()
         positions = self.placed(params, positions)
         complete = jnp.where(neighbors.overflow, jnp.nan, 1.0).astype(positions.dtype)
         found: dict[str, jax.Array] = {}
