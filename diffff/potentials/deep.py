@@ -312,6 +312,7 @@ class DeepPot:
         dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
         if box is not None:
             dr = dr + shift.astype(positions.dtype) @ box
+        i = jnp.where(jnp.sum(dr**2, axis=1) < self.cutoff**2, i, n_atoms)  # so that no bit depends on a list's skin
         slot = jnp.append(self.slot, n_atoms)
         atom_types = np.repeat(np.arange(len(self.layout)), self.layout)
         pairs = self.model.pairs(slot[i], slot[j], dr * units.ANGSTROM_PER_NM, atom_types)

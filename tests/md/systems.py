@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import openmm.app as app
@@ -27,6 +28,9 @@ SPRING = """<ForceField>
  <HarmonicBondForce><Bond class1="O" class2="H" length="0.097" k="5000"/></HarmonicBondForce>
 </ForceField>
 """
+
+
+_energy_and_forces, _virial = jax.jit(energy_and_forces), jax.jit(virial)
 
 
 class System(NamedTuple):
@@ -58,8 +62,8 @@ class System(NamedTuple):
             np.asarray(self.potential.placed(self.params, x)), np.asarray(box), self.potential.cutoff
         )
         where = (self.potential, self.params, x, box, listed)
-        energy, forces = energy_and_forces(*where)
-        return float(energy), np.asarray(forces), np.asarray(virial(*where))
+        energy, forces = _energy_and_forces(*where)
+        return float(energy), np.asarray(forces), np.asarray(_virial(*where))
 
 
 @cache
@@ -110,5 +114,5 @@ def hybrid(folder: Path) -> System:
     deep, file = deep_water(), folder / "springs.xml"
     file.write_text(SPRING)
     field = ForceField(file)
-    springs = field.create_potential(deep.topology)
+    springs = field.create_potential(deep.topology, rigid_water=False)
     return deep._replace(potential=deep.potential + springs, params={**deep.params, **field.params()})
