@@ -10,6 +10,7 @@
 Each conserves ``K + U + heat`` but for the error of its time step.
 """
 
+import math
 from dataclasses import replace
 from typing import Protocol
 
@@ -90,9 +91,9 @@ class Langevin:
         state = _on_track(_kicked(state, particles, half), particles)
         state = _drifted(state, particles, half)
         state = _on_track(state, particles)
-        keep = np.exp(-self.friction * self.time_step)
+        keep = math.exp(-self.friction * self.time_step)
         noise = particles.thermal(_key(state), self.temperature, state.velocities.dtype)
-        velocities = keep * state.velocities + np.sqrt(1.0 - keep**2) * noise
+        velocities = keep * state.velocities + math.sqrt(1.0 - keep**2) * noise
         new = _on_track(replace(state, velocities=velocities), particles)
         heat = particles.kinetic_energy(state.velocities) - particles.kinetic_energy(new.velocities)
         return _drifted(replace(new, heat=state.heat + heat), particles, half)
@@ -193,7 +194,7 @@ class CSVR:
         dtype, n = state.velocities.dtype, particles.n_free
         first = jax.random.normal(one, (), dtype)
         squares = first**2 + 2.0 * jax.random.gamma(many, (n - 1) / 2.0, (), dtype)
-        keep = np.exp(-self.time_step / self.time_constant)
+        keep = math.exp(-self.time_step / self.time_constant)
         kinetic = particles.kinetic_energy(state.velocities)
         ratio = 0.5 * units.GAS_CONSTANT * self.temperature / kinetic  # of the kinetic energies, for each freedom
         squared = keep + (1.0 - keep) * squares * ratio + 2.0 * first * jnp.sqrt(keep * (1.0 - keep) * ratio)

@@ -168,6 +168,7 @@ def test_impropers_of_charmm(impropers, tmp_path):
     check(ForceField(written), app.ForceField(str(written)).createSystem(topology), topology, x)
 
 
+@pytest.mark.slow
 def test_pairs_of_lipids():
     file = DATA / "amber19/lipid21.xml"
     topology, x = chain([file], ["DLPE"], [])
@@ -176,6 +177,7 @@ def test_pairs_of_lipids():
     check(ff, app.ForceField(str(file)).createSystem(topology), topology, x)
 
 
+@pytest.mark.slow
 def test_pairs_of_sugars(tmp_path):
     files = [DATA / "amber14/protein.ff14SB.xml", DATA / "amber14/GLYCAM_06j-1.xml"]
     topology, x = chain(files, *SUGAR)

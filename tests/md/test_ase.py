@@ -51,7 +51,7 @@ def water(calculator) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("name", ["model", "deep", "peptide", "hybrid"])
+@pytest.mark.parametrize("name", ["model", "deep", pytest.param("peptide", marks=pytest.mark.slow), "hybrid"])
 def test_energy_forces_and_stress_are_those_of_the_potential(name, water, tmp_path):
     system = {"peptide": peptide, "hybrid": lambda: hybrid(tmp_path)}.get(name, deep_water)()
     atoms = water if name == "model" else bound(system, symbols=system.symbols)

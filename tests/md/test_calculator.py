@@ -81,17 +81,13 @@ class Spheres:
 def test_a_list_that_grows_too_small_is_made_larger():
     """A gas that is compressed until each atom has many times the neighbours it had when the list was allocated."""
     rng = np.random.default_rng(2)
-    x = rng.uniform(size=(200, 3))
+    x = rng.uniform(size=(100, 3))
     calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": 2.0}}, skin=0.02)
-    for size in (4.0, 2.0, 1.0, 0.5, 2.0):
-        for box in (None, size * np.eye(3)):
-            dr = size * (x[:, None] - x[None])
-            if box is not None:
-                images = size * np.stack(np.meshgrid(*3 * [np.arange(-1, 2)]), -1).reshape(-1, 1, 1, 3)
-                dr = dr + images
-            r = np.linalg.norm(dr, axis=-1)
-            expected = np.sum(2.0 * (1.0 - r[(r > 0) & (r < 0.3)] / 0.3) ** 2) / 2
-            np.testing.assert_allclose(calculator(size * x, box).energy, expected, rtol=1e-12)
+    images = np.stack(np.meshgrid(*3 * [np.arange(-1, 2)]), -1).reshape(-1, 1, 1, 3)
+    for size in (4.0, 1.0, 2.0):
+        r = np.linalg.norm(size * (x[:, None] - x[None] + images), axis=-1)
+        expected = np.sum(2.0 * (1.0 - r[(r > 0) & (r < 0.3)] / 0.3) ** 2) / 2
+        np.testing.assert_allclose(calculator(size * x, size * np.eye(3)).energy, expected, rtol=1e-12)
 
 
 def test_atomic_energies_add_up():

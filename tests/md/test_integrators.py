@@ -10,6 +10,7 @@ from diffff import units
 from diffff.errors import InputError
 from diffff.md.engine import Engine
 from diffff.md.integrators import CSVR, Langevin, NoseHoover, VelocityVerlet
+from diffff.md.simulate import simulate
 from diffff.md.state import particles, state_of
 from diffff.potentials.base import Potential
 from diffff.pytree import pytree, static
@@ -109,6 +110,25 @@ def test_thermostats_give_the_canonical_distribution(integrator):
         assert stats.kstest(x[..., 0].ravel(), lambda q: np.interp(q, grid, law / law[-1])).pvalue > 1e-3
     virial = (500.0 * x**2 + 4e4 * x**4).mean(axis=(0, 2, 3)) / KT  # of each replica
     np.testing.assert_allclose(virial.mean(), 1.0, rtol=0, atol=4.0 * virial.std() / np.sqrt(len(virial)) + 0.003)
+
+
+@pytest.mark.parametrize(
+    "integrator",
+    [
+        VelocityVerlet(time_step=0.002),
+        Langevin(time_step=0.002, temperature=300.0),
+        NoseHoover(time_step=0.002, temperature=300.0),
+        CSVR(time_step=0.002, temperature=300.0),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_single_precision_stays_single(integrator):
+    """But for energies, whose sums would lose their decimals."""
+    x = 0.02 * np.random.default_rng(3).normal(size=(4, 3))
+    end = simulate(WELLS, PARAMS, x, None, MASSES, integrator, 5, dtype="float32")
+    assert {end.positions.dtype, end.velocities.dtype, end.forces.dtype} == {np.dtype("float32")}
+    assert {end.energy.dtype, end.heat.dtype} == {np.dtype("float64")}
+    assert np.isfinite(end.energy).all()
 
 
 def test_replicas_are_independent_and_a_seed_tells_all():
