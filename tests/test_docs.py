@@ -14,6 +14,7 @@ from diffff.potentials.deep import DeepModel
 from diffff.spec import validate
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW = ("simulate.md", "openmm.md", "engines.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 WATER = {
@@ -37,7 +38,14 @@ def beside_a_model(tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("beside_a_model")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in SLOW else ())
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
 def test_python_runs(page: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page, "python"):

@@ -11,6 +11,7 @@ from jax import lax
 
 from diffff.cell_list import CellList
 from diffff.errors import InputError
+from diffff.md.barostats import Barostat
 from diffff.md.integrators import Integrator
 from diffff.md.state import Particles, State
 from diffff.md.verlet_list import VerletList, filled, sizes_for
@@ -33,6 +34,7 @@ class Engine:
         params: Params,
         particles: Particles,
         integrator: Integrator,
+        barostat: Barostat | None = None,
         *,
         skin: float = 0.1,
     ) -> None:
@@ -43,10 +45,12 @@ class Engine:
             params: parameter tree.
             particles: masses and constraints.
             integrator: of the steps.
+            barostat: changes the box now and then.
             skin: nm, how much farther than the cutoff the neighbour lists reach.
         """
         self._arrays, self._structure = jax.tree.flatten((potential, params, particles))
-        self._integrator, self._cutoff, self._skin = integrator, potential.cutoff, skin
+        self._integrator, self._barostat = integrator, barostat
+        self._cutoff, self._skin = potential.cutoff, skin
         self.sizes: CellList | None = None
         self._pairs: VerletList | None = None
         self._advance = jax.jit(self._steps, static_argnames="n_steps")
@@ -139,19 +143,35 @@ class Engine:
 
         def step(carry: tuple[State, VerletList], _: None) -> tuple[tuple[State, VerletList], None]:
             state, pairs = carry
-            state = self._placed(arrays, jax.vmap(lambda one: self._integrator.before(one, particles))(state))
-            serve = jnp.all(jax.vmap(VerletList.serves)(pairs, state.positions, state.box))
-            pairs = lax.cond(
-                serve | jnp.any(pairs.neighbors.overflow),  # what has failed is not tried again
-                lambda: pairs,
-                lambda: jax.vmap(VerletList.renewed)(pairs, state.positions, state.box),
-            )
-            state = self._with_forces(arrays, state, pairs)
+            state = jax.vmap(lambda one: self._integrator.before(one, particles))(state)
+            state, pairs = self._renewed_forces(arrays, state, pairs)
             state = jax.vmap(lambda one: self._integrator.after(one, particles))(state)
+            if self._barostat is not None:
+                due = (state.step[0] + 1) % self._barostat.every == 0
+                state, pairs = lax.cond(due, self._other_box, lambda _, *same: same, arrays, state, pairs)
             return (replace(state, step=state.step + 1), pairs), None
 
         carry, _ = lax.scan(step, (state, pairs), None, length=n_steps)
         return carry
+
+    def _renewed_forces(self, arrays: Any, state: State, pairs: VerletList) -> tuple[State, VerletList]:
+        """With the energy and forces of its positions, and lists that serve them."""
+        state = self._placed(arrays, state)
+        serve = jnp.all(jax.vmap(VerletList.serves)(pairs, state.positions, state.box))
+        pairs = lax.cond(
+            serve | jnp.any(pairs.neighbors.overflow),  # what has failed is not tried again
+            lambda: pairs,
+            lambda: jax.vmap(VerletList.renewed)(pairs, state.positions, state.box),
+        )
+        return self._with_forces(arrays, state, pairs), pairs
+
+    def _other_box(self, arrays: Any, state: State, pairs: VerletList) -> tuple[State, VerletList]:
+        """What the barostat makes of a state."""
+        assert self._barostat is not None
+        barostat, (_, _, particles) = self._barostat, self._parts(arrays)
+        new = jax.vmap(lambda one: barostat.propose(one, particles))(state)
+        new, pairs = self._renewed_forces(arrays, new, pairs)
+        return jax.vmap(lambda one, other: barostat.settle(one, other, particles))(state, new), pairs
 
 
 def _sizes_for(state: State, cutoff: float, skin: float) -> CellList:

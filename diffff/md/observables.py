@@ -4,9 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from diffff import units
 from diffff.md.state import Particles, State
@@ -34,52 +31,36 @@ class Observables(NamedTuple):
     density: jax.Array | None
 
 
-def rigid_groups(particles: Particles) -> np.ndarray:
-    """Number of the group of each atom, shape ``(n_atoms,)``: atoms that constraints connect are one group."""
-    n_atoms = len(particles.masses)
-    if particles.constraints is None:
-        return np.arange(n_atoms)
-    i, j = np.asarray(particles.constraints.atoms).T
-    bonds = coo_array((np.ones(len(i)), (i, j)), shape=(n_atoms, n_atoms))
-    return connected_components(bonds, directed=False)[1]
+def of_groups(particles: Particles, values: jax.Array) -> jax.Array:
+    """Mean over the masses of the group of each atom, shape ``(n_atoms, 3)``: its centre, or the velocity of that."""
+    masses = particles.masses[:, None]
+    total = jax.ops.segment_sum(masses * values, particles.groups, particles.n_groups)
+    mass = jax.ops.segment_sum(masses, particles.groups, particles.n_groups)
+    return (total / jnp.where(mass > 0.0, mass, 1.0))[particles.groups]
 
 
-def observe(state: State, particles: Particles, groups: jax.Array, n_groups: int) -> Observables:
-    """Observables of one replica.
+def pressure(state: State, particles: Particles) -> jax.Array:
+    """Pressure of the groups, bar: ``P = (2 K_g + tr W_g) / 3 V``.
 
-    The pressure is that of the groups, ``P = (2 K_g + tr W_g) / 3 V``: with ``R`` the centre of mass of each group,
-    ``K_g`` is the kinetic energy of the centres and ``W_g = W - sum_i (x_i - R_i) (x) F_i``. Forces of constraints
-    cancel in it. Its mean is that of the pressure of atoms.
-
-    Args:
-        state: of one replica.
-        particles: masses.
-        groups: from `rigid_groups`.
-        n_groups: how many there are.
+    With the centre of mass ``R_i`` of the group of atom i, ``K_g`` is the kinetic energy of the centres and
+    ``W_g = W - sum_i (x_i - R_i) (x) F_i``. Forces of constraints cancel. Its mean is that of the pressure of atoms.
     """
-    kinetic, potential = particles.kinetic_energy(state.velocities), state.energy
-    volume = pressure = density = None
-    if state.box is not None:
-        masses = particles.masses[:, None]
+    inside = jnp.sum((state.positions - of_groups(particles, state.positions)) * state.forces)
+    kinetic = particles.kinetic_energy(of_groups(particles, state.velocities))
+    volume = jnp.abs(jnp.linalg.det(state.box))
+    return (2.0 * kinetic + jnp.trace(state.virial) - inside) / (3.0 * volume) * units.BAR_PER_KJ_PER_MOL_PER_NM3
 
-        def of_groups(values: jax.Array) -> jax.Array:
-            total = jax.ops.segment_sum(masses * values, groups, n_groups)
-            mass = jax.ops.segment_sum(masses, groups, n_groups)
-            return total / jnp.where(mass > 0.0, mass, 1.0)
 
-        centres, velocities = of_groups(state.positions)[groups], of_groups(state.velocities)[groups]
-        inside = jnp.sum((state.positions - centres) * state.forces)
-        trace = jnp.trace(state.virial) - inside
-        volume = jnp.abs(jnp.linalg.det(state.box))
-        pressure = (2.0 * particles.kinetic_energy(velocities) + trace) / (3.0 * volume)
-        pressure = pressure * units.BAR_PER_KJ_PER_MOL_PER_NM3
-        density = jnp.sum(particles.masses) / volume * units.G_PER_CM3_PER_AMU_PER_NM3
+def observe(state: State, particles: Particles) -> Observables:
+    """Observables of one replica."""
+    kinetic = particles.kinetic_energy(state.velocities)
+    volume = None if state.box is None else jnp.abs(jnp.linalg.det(state.box))
     return Observables(
-        potential=potential,
+        potential=state.energy,
         kinetic=kinetic,
-        conserved=potential + kinetic + state.heat,
+        conserved=state.energy + kinetic + state.heat,
         temperature=particles.temperature(state.velocities),
-        pressure=pressure,
+        pressure=None if volume is None else pressure(state, particles),
         volume=volume,
-        density=density,
+        density=None if volume is None else jnp.sum(particles.masses) / volume * units.G_PER_CM3_PER_AMU_PER_NM3,
     )

@@ -14,11 +14,12 @@ import numpy as np
 
 from diffff.errors import InputError
 from diffff.md import checkpoint
+from diffff.md.barostats import Barostat
 from diffff.md.constraints import Constraints
 from diffff.md.engine import Engine
 from diffff.md.integrators import Integrator, Langevin
 from diffff.md.log import Log
-from diffff.md.observables import observe, rigid_groups
+from diffff.md.observables import observe
 from diffff.md.state import Particles, State, particles, state_of
 from diffff.md.trajectory import Frame, Trajectory, open_trajectory
 from diffff.potentials.base import Params, Potential
@@ -56,6 +57,8 @@ def simulate(
     integrator: Integrator,
     n_steps: int,
     *,
+    barostat: Barostat | None = None,
+    molecules: np.ndarray | None = None,
     atoms: Any | Sequence[str] = (),
     constraints: Constraints | None = None,
     temperature: float = 300.0,
@@ -76,6 +79,9 @@ def simulate(
         masses: shape ``(n_atoms,)``, amu; 0 for virtual sites.
         integrator: `VelocityVerlet`, `Langevin`, `NoseHoover` or `CSVR`.
         n_steps: of the whole run, those before a restart included.
+        barostat: `CellRescaling` or `MonteCarlo`; None: the box stays.
+        molecules: shape ``(n_atoms,)``, number of the molecule of each atom: a barostat moves molecules as a whole, and
+            the pressure in the log is theirs. None: what constraints connect.
         atoms: an OpenMM topology or the symbols of the elements, for the trajectory.
         constraints: distances that are kept.
         temperature: of the first velocities, K.
@@ -95,11 +101,12 @@ def simulate(
     """
     outputs = outputs or Outputs(log=None, trajectory=None, checkpoint=None)
     _check(integrator, n_steps, n_replicas, outputs, dtype, masses, positions)
+    _check_barostat(barostat, integrator, box)
     free = isinstance(integrator, Langevin)
-    some = _cast(particles(np.asarray(masses, float), constraints, free_center=free), dtype)
-    engine = Engine(_cast(potential, dtype), _params(params, dtype), some, integrator, skin=skin)
-    run = f"{integrator}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}, skin {skin} nm"
-    run += f", a checkpoint each {outputs.checkpoint_every} steps"
+    some = _cast(particles(np.asarray(masses, float), constraints, molecules=molecules, free_center=free), dtype)
+    engine = Engine(_cast(potential, dtype), _params(params, dtype), some, integrator, barostat, skin=skin)
+    run = f"{integrator}, {barostat}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}"
+    run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps"
     sizes = None
     if restart:
         if outputs.checkpoint is None:
@@ -107,7 +114,8 @@ def simulate(
         state, sizes = checkpoint.load(outputs.checkpoint, run)
     else:
         options = {"temperature": temperature, "seed": seed, "n_replicas": n_replicas, "dtype": dtype}
-        state = state_of(positions, box, some, integrator.bath(), **options)
+        bath = integrator.bath() | ({} if barostat is None else barostat.bath())
+        state = state_of(positions, box, some, bath, **options)
     files = _Files(outputs, atoms, some, integrator.time_step, n_replicas, int(state.step[0]) if restart else None)
     with files:
         return _run(engine, state, sizes, n_steps, outputs, files, run)
@@ -147,9 +155,7 @@ class _Files:
         after: int | None,
     ) -> None:
         self._outputs, self.time_step, self._particles = outputs, time_step, some
-        groups = rigid_groups(some)
-        n_groups, groups = int(groups.max(initial=-1)) + 1, jnp.asarray(groups)
-        self._observe = jax.jit(jax.vmap(lambda state: observe(state, some, groups, n_groups)))
+        self._observe = jax.jit(jax.vmap(lambda state: observe(state, some)))
         self._logs: list[Log] = []
         self._trajectories: list[Trajectory] = []
         for replica in range(n_replicas):
@@ -257,3 +263,22 @@ def _check(
             raise InputError(f"{name} is {value}; give 1 or more.")
     if n_steps < 0:
         raise InputError(f"n_steps is {n_steps}; give 0 or more.")
+
+
+def _check_barostat(barostat: Barostat | None, integrator: Integrator, box: np.ndarray | None) -> None:
+    if barostat is None:
+        return
+    name, given, thermostat = type(barostat).__name__, vars(barostat), vars(integrator)
+    if box is None:
+        raise InputError(f"{name}: there is no box whose volume could change. Give box, or leave the barostat out.")
+    if "temperature" not in thermostat:
+        raise InputError(f"{name} needs a thermostat: take Langevin, NoseHoover or CSVR instead of {integrator}.")
+    for shared in ("temperature", "time_step"):
+        if given.get(shared, thermostat[shared]) != thermostat[shared]:
+            raise InputError(f"{name} has the {shared} {given[shared]}, the integrator {thermostat[shared]}.")
+    for key in ("temperature", "time_constant", "compressibility", "every"):
+        value = given.get(key, 1.0)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name}: {key} is {value}; give a positive number.")
+    if not math.isfinite(barostat.pressure):
+        raise InputError(f"{name}: pressure is {barostat.pressure} bar; give a finite number.")

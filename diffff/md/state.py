@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from diffff import units
+from diffff.errors import InputError
 from diffff.md.constraints import Constraints
 from diffff.pytree import pytree, static
 
@@ -20,11 +23,15 @@ class Particles:
     Attributes:
         masses: shape ``(n_atoms,)``, amu; 0 for virtual sites, which do not move by themselves.
         constraints: distances that are kept; None if there are none.
+        groups: shape ``(n_atoms,)``, number of the group of each atom: what a barostat moves as a whole.
+        n_groups: how many groups there are.
         n_free: degrees of freedom that take part in the temperature.
     """
 
     masses: jax.Array
     constraints: Constraints | None = None
+    groups: jax.Array
+    n_groups: int = static()
     n_free: int = static()
 
     @property
@@ -47,18 +54,57 @@ class Particles:
         return spread * jax.random.normal(key, (len(self.masses), 3), dtype)
 
 
-def particles(masses: np.ndarray, constraints: Constraints | None = None, *, free_center: bool = False) -> Particles:
+def particles(
+    masses: np.ndarray,
+    constraints: Constraints | None = None,
+    *,
+    molecules: np.ndarray | None = None,
+    free_center: bool = False,
+) -> Particles:
     """Particles of these masses.
 
     Args:
         masses: shape ``(n_atoms,)``, amu.
         constraints: distances that are kept.
+        molecules: shape ``(n_atoms,)``, number of the molecule of each atom, which is what a barostat moves; None: what
+            constraints connect.
         free_center: whether the centre of mass may move, as with a Langevin thermostat; else its three degrees of
             freedom are taken off.
+
+    Raises:
+        InputError: constraints connect atoms of different molecules, or the numbers are not those of the atoms.
     """
     moving = int(np.sum(np.asarray(masses) > 0.0))
     taken = (0 if free_center else 3) + (0 if constraints is None else constraints.n_constraints)
-    return Particles(masses=jnp.asarray(masses), constraints=constraints, n_free=3 * moving - taken)
+    groups = _connected(len(masses), constraints) if molecules is None else _numbered(molecules, len(masses))
+    if constraints is not None and np.any(np.diff(groups[np.asarray(constraints.atoms)], axis=1)):
+        raise InputError("molecules: a constraint connects atoms of two molecules. Give them one number.")
+    return Particles(
+        masses=jnp.asarray(masses),
+        constraints=constraints,
+        groups=jnp.asarray(groups, jnp.int32),
+        n_groups=int(groups.max(initial=-1)) + 1,
+        n_free=3 * moving - taken,
+    )
+
+
+def _connected(n_atoms: int, constraints: Constraints | None) -> np.ndarray:
+    """Number of the group of each atom: those that constraints connect are one."""
+    if constraints is None:
+        return np.arange(n_atoms)
+    i, j = np.asarray(constraints.atoms).T
+    bonds = coo_array((np.ones(len(i)), (i, j)), shape=(n_atoms, n_atoms))
+    return connected_components(bonds, directed=False)[1]
+
+
+def _numbered(molecules: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Numbers of molecules, from 0 without gaps."""
+    molecules = np.asarray(molecules)
+    if molecules.shape != (n_atoms,) or not np.issubdtype(molecules.dtype, np.integer):
+        raise InputError(
+            f"molecules: shape {molecules.shape}, {molecules.dtype}; give a number for each atom, {n_atoms}."
+        )
+    return np.unique(molecules, return_inverse=True)[1]
 
 
 @pytree

@@ -24,6 +24,8 @@ from ase.optimize import FIRE
 
 from diffff.md.ase import DiffffCalculator
 
+pytestmark = pytest.mark.slow  # as many seconds as programs to compile
+
 FORCE = units.KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM
 
 
@@ -51,7 +53,7 @@ def water(calculator) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("name", ["model", "deep", pytest.param("peptide", marks=pytest.mark.slow), "hybrid"])
+@pytest.mark.parametrize("name", ["model", "deep", "peptide", "hybrid"])
 def test_energy_forces_and_stress_are_those_of_the_potential(name, water, tmp_path):
     system = {"peptide": peptide, "hybrid": lambda: hybrid(tmp_path)}.get(name, deep_water)()
     atoms = water if name == "model" else bound(system, symbols=system.symbols)

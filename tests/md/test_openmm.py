@@ -17,6 +17,8 @@ from diffff.neighbors import neighbor_list
 from diffff.potentials.base import energy_and_forces
 from tests.md.systems import AMBER, MODEL, deep_water, hybrid, peptide
 
+pytestmark = pytest.mark.slow  # as many seconds as programs to compile
+
 REFERENCE = openmm.Platform.getPlatform("Reference")
 FOUR_SITES = "tip4pew.xml"
 
