@@ -38,6 +38,18 @@ class Neighbors:
         index = jnp.zeros(0, jnp.int32)
         return cls(i=index, j=index, shift=jnp.zeros((0, 3), jnp.int32), overflow=jnp.zeros((), bool), cutoff=0.0)
 
+    def require(self, cutoff: float, name: str) -> None:
+        """Refuse a list that reaches less far than a term of that name needs.
+
+        Raises:
+            InputError: it does.
+        """
+        if self.cutoff < cutoff:
+            raise InputError(
+                f"{name}: the neighbour list reaches {self.cutoff} nm, the cutoff is {cutoff} nm; "
+                "build the list with at least this cutoff."
+            )
+
     def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Each pair in both directions: centre, neighbour ``(2 capacity,)`` and shift ``(2 capacity, 3)``."""
         return (

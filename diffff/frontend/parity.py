@@ -18,7 +18,7 @@ import numpy as np
 from diffff.errors import InputError
 from diffff.frontend.forcefield import ForceField, Params
 from diffff.frontend.reference import Forces, OpenMM, in_nm, openmm_options, periodic_box, safe_platform
-from diffff.neighbors import Neighbors, neighbor_list
+from diffff.neighbors import Neighbors, checked, neighbor_list
 from diffff.potentials.base import Potential, energy_and_forces
 
 # OpenMM's forces that hold the terms of a group, where they have not the same name.
@@ -292,8 +292,7 @@ def _checked(positions: np.ndarray, topology: Any) -> np.ndarray:
     positions = np.asarray(positions, float)
     if positions.shape != (topology.getNumAtoms(), 3):
         raise InputError(f"positions have the shape {positions.shape} for {topology.getNumAtoms()} atoms.")
-    if bad := np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist():
-        raise InputError(f"the position of atom {bad[0]} (from 0) is {positions[bad[0]]}; give finite numbers.")
+    checked(positions, None)
     return positions
 
 

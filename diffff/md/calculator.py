@@ -1,6 +1,6 @@
 """`Calculator`: positions in, energy, forces and virial out. All engines run a potential through it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
+from diffff.md.precision import cast, cast_params, check_dtype
 from diffff.md.verlet_list import VerletList, filled, sizes_for
 from diffff.neighbors import checked, directed_pairs
 from diffff.potentials.base import Params, Potential, energy_forces_virial
@@ -58,29 +59,18 @@ class Calculator:
         Raises:
             InputError: float64 is wanted, but JAX is in 32-bit mode; or an option makes no sense.
         """
-        if dtype not in ("float32", "float64"):
-            raise InputError(f'dtype is {dtype!r}; give "float32" or "float64".')
+        check_dtype(dtype)
         if not (np.isfinite(skin) and skin > 0.0):
             raise InputError(f"skin is {skin} nm; give a positive number.")
-        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            raise InputError(
-                'dtype "float64" is wanted, but JAX is in 32-bit mode. Call jax.config.update("jax_enable_x64", True) '
-                'at the start of the program, or give dtype="float32".'
-            )
         self.potential, self.skin, self.dtype = potential, float(skin), np.dtype(dtype)
-        self._arrays, structure = jax.tree.flatten(self._cast(potential))
-        self._params = self._cast(params) | {
-            name: {**self._cast(group), "bias": jnp.asarray(group["bias"])}
-            for name, group in params.items()
-            if "bias" in group  # energies of isolated atoms: in single precision the sum would lose its decimals
-        }
+        self._arrays, structure = jax.tree.flatten(cast(potential, self.dtype))
+        self._params = cast_params(params, self.dtype)
         self._list: VerletList | None = None
 
         def evaluate(
             arrays: list[jax.Array], params: Params, positions: jax.Array, box: jax.Array | None, pairs: VerletList
         ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
             here: Potential = jax.tree.unflatten(structure, arrays)
-
             found = energy_forces_virial(here, params, positions, box, pairs.neighbors)
             return *found, pairs.serves(here.placed(params, positions), box)
 
@@ -151,13 +141,6 @@ class Calculator:
         return new
 
     # ------------------------------------------------------------------ in and out
-    def _cast(self, tree: Any) -> Any:
-        def cast(leaf: Any) -> jax.Array:
-            leaf = jnp.asarray(leaf)
-            return leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-        return jax.tree.map(cast, tree)
-
     def _on_device(self, positions: np.ndarray, box: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         positions, box = checked(positions, box)
         return jnp.asarray(positions, self.dtype), None if box is None else jnp.asarray(box, self.dtype)

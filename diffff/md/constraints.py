@@ -4,8 +4,6 @@ An engine calls `Constraints.positions` after each move of the atoms and `Constr
 velocities. Both are pure functions of arrays, in the precision of the positions.
 """
 
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from diffff.errors import InputError
+from diffff.md.precision import cast
 from diffff.md.settle import Waters
 from diffff.md.shake import Clusters, Network, clusters, network, on_atoms, position_impulses, velocity_impulses
 from diffff.pytree import pytree
@@ -22,7 +21,6 @@ from diffff.pytree import pytree
 _NM = unit.nanometer  # pyright: ignore[reportAttributeAccessIssue]
 SMALL = 8  # bonds; larger clusters are solved by iteration
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
-T = TypeVar("T")
 
 
 @pytree
@@ -82,7 +80,7 @@ class Constraints:
         ``sum_i m_i dx_i = 0``, and ``m_i dx_i`` is the impulse of the constraints times the time step.
         """
         new, old = jnp.asarray(new), jnp.asarray(old)
-        here = _cast(self, new.dtype)
+        here = cast(self, new.dtype)
         tolerance, n_atoms = TOLERANCE[new.dtype.name], new.shape[0]
         total = jnp.zeros_like(new)
         if here.waters is not None:
@@ -105,7 +103,7 @@ class Constraints:
             Shape ``(n_atoms, 3)``; NaN for atoms of constraints that did not converge.
         """
         velocities, positions = jnp.asarray(velocities), jnp.asarray(positions)
-        here = _cast(self, velocities.dtype)
+        here = cast(self, velocities.dtype)
         tolerance, n_atoms = TOLERANCE[velocities.dtype.name], velocities.shape[0]
         for bonds in (here.water_bonds, here.small, here.large):
             if bonds is not None:
@@ -276,12 +274,3 @@ def _waters(triples: np.ndarray, lengths: np.ndarray, masses: np.ndarray) -> Wat
     return Waters(
         atoms=jnp.asarray(triples, jnp.int32), masses=jnp.asarray(masses[triples[:, :2]]), lengths=jnp.asarray(lengths)
     )
-
-
-def _cast(tree: T, dtype: np.dtype) -> T:
-    """The tree with its floating-point numbers in a precision."""
-
-    def cast(leaf: jax.Array) -> jax.Array:
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(cast, tree)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffff.errors import InputError
-from diffff.md.trajectory.frame import not_ours, writing
+from diffff.md.trajectory.frame import Growing, closed_on_error, not_ours, writing
 
 Array = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def lines(steps: Iterable[int], deviation: Deviation, *, atomic: bool = False) -
     return "".join(text)
 
 
-class DeviationFile:
+class DeviationFile(Growing):
     """The deviations of a run, written as it goes, and continued exactly after it was killed.
 
     It is a context manager, which closes the file.
@@ -99,11 +99,8 @@ class DeviationFile:
                 self._file.write(header(atomic=atomic).encode())
             else:
                 self._file = self._path.open("r+b")
-                try:
+                with closed_on_error(self._file):
                     self._cut(append_at_step)
-                except BaseException:
-                    self._file.close()
-                    raise
 
     def write(self, step: int, deviation: Deviation) -> None:
         """Add a line.
@@ -121,21 +118,6 @@ class DeviationFile:
         with writing(self._path):
             self._file.write(lines([step], deviation, atomic=self._atomic).encode())
         self.last_step = step
-
-    def flush(self) -> None:
-        """Have all lines on disk; to be called before a checkpoint is written that continues from here."""
-        with writing(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Flush, and close the file."""
-        with writing(self._path):
-            if not self._file.closed:
-                try:
-                    self.flush()
-                finally:
-                    self._file.close()
 
     def __enter__(self) -> "DeviationFile":
         return self

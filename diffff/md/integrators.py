@@ -60,11 +60,11 @@ class VelocityVerlet:
 
     def before(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+        return _to_new_positions(state, particles, self.time_step)
 
     def after(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        return _on_track(_kicked(state, particles, self.time_step / 2), particles)
+        return _to_new_velocities(state, particles, self.time_step)
 
 
 @pytree
@@ -100,7 +100,7 @@ class Langevin:
 
     def after(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        return _on_track(_kicked(state, particles, self.time_step / 2), particles)
+        return _to_new_velocities(state, particles, self.time_step)
 
 
 @pytree
@@ -128,11 +128,11 @@ class NoseHoover:
     def before(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
         state = self._thermostat(state, particles)
-        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+        return _to_new_positions(state, particles, self.time_step)
 
     def after(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        return self._thermostat(_on_track(_kicked(state, particles, self.time_step / 2), particles), particles)
+        return self._thermostat(_to_new_velocities(state, particles, self.time_step), particles)
 
     def _thermostat(self, state: State, particles: Particles) -> State:
         kt = units.GAS_CONSTANT * self.temperature
@@ -185,11 +185,11 @@ class CSVR:
 
     def before(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        return _drifted(_kicked(state, particles, self.time_step / 2), particles, self.time_step)
+        return _to_new_positions(state, particles, self.time_step)
 
     def after(self, state: State, particles: Particles) -> State:
         """See `Integrator`."""
-        state = _on_track(_kicked(state, particles, self.time_step / 2), particles)
+        state = _to_new_velocities(state, particles, self.time_step)
         one, many = jax.random.split(_key(state))
         dtype, n = state.velocities.dtype, particles.n_free
         first = jax.random.normal(one, (), dtype)
@@ -210,6 +210,16 @@ _SUZUKI_YOSHIDA = (_THIRD, 1.0 - 2.0 * _THIRD, _THIRD)
 def _key(state: State) -> jax.Array:
     """For the random numbers of this step."""
     return jax.random.fold_in(state.key, state.step)
+
+
+def _to_new_positions(state: State, particles: Particles, time_step: float) -> State:
+    """The first half of velocity Verlet."""
+    return _drifted(_kicked(state, particles, time_step / 2), particles, time_step)
+
+
+def _to_new_velocities(state: State, particles: Particles, time_step: float) -> State:
+    """The second half of velocity Verlet."""
+    return _on_track(_kicked(state, particles, time_step / 2), particles)
 
 
 def _kicked(state: State, particles: Particles, time: float) -> State:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffff.errors import InputError
@@ -20,6 +19,7 @@ from diffff.md.engine import Engine
 from diffff.md.integrators import Integrator, Langevin
 from diffff.md.log import Log
 from diffff.md.observables import observe
+from diffff.md.precision import cast, cast_params, check_dtype
 from diffff.md.state import Particles, State, particles, state_of
 from diffff.md.trajectory import Frame, Trajectory, open_trajectory
 from diffff.potentials.base import Params, Potential
@@ -103,8 +103,8 @@ def simulate(
     _check(integrator, n_steps, n_replicas, outputs, dtype, masses, positions)
     _check_barostat(barostat, integrator, box)
     free = isinstance(integrator, Langevin)
-    some = _cast(particles(np.asarray(masses, float), constraints, molecules=molecules, free_center=free), dtype)
-    engine = Engine(_cast(potential, dtype), _params(params, dtype), some, integrator, barostat, skin=skin)
+    some = cast(particles(np.asarray(masses, float), constraints, molecules=molecules, free_center=free), dtype)
+    engine = Engine(cast(potential, dtype), cast_params(params, dtype), some, integrator, barostat, skin=skin)
     run = f"{integrator}, {barostat}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}"
     run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps"
     sizes = None
@@ -130,11 +130,10 @@ def _run(engine: Engine, state: State, sizes: Any, n_steps: int, outputs: Output
     while (step := int(state.step[0])) < n_steps:
         state = engine.advance(state, min(files.steps_to_next(step), n_steps - step))
         step = int(state.step[0])
-        at_checkpoint = outputs.checkpoint is not None and step % outputs.checkpoint_every == 0
         files.write(state)
-        if at_checkpoint or (step == n_steps and outputs.checkpoint is not None):
+        if outputs.checkpoint is not None and (step % outputs.checkpoint_every == 0 or step == n_steps):
             files.flush()
-            assert engine.sizes is not None and outputs.checkpoint is not None
+            assert engine.sizes is not None
             checkpoint.save(outputs.checkpoint, state, engine.sizes, run)
             state = engine.start(state)
     rate = (n_steps - first) / max(time.monotonic() - begun, 1e-9)
@@ -214,24 +213,6 @@ def _of_replica(path: Path, replica: int, n_replicas: int) -> Path:
     return path if n_replicas == 1 else path.with_name(f"{path.stem}-{replica}{path.suffix}")
 
 
-def _params(params: Params, dtype: str) -> Params:
-    """In the precision of the run; energies of isolated atoms stay, since their sum would lose its decimals."""
-    kept = {
-        name: {**_cast(group, dtype), "bias": jnp.asarray(group["bias"])}
-        for name, group in params.items()
-        if "bias" in group
-    }
-    return _cast(params, dtype) | kept
-
-
-def _cast(tree: Any, dtype: str) -> Any:
-    def cast(leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(cast, tree)
-
-
 def _check(
     integrator: Integrator,
     n_steps: int,
@@ -241,13 +222,7 @@ def _check(
     masses: np.ndarray,
     positions: np.ndarray,
 ) -> None:
-    if dtype not in ("float32", "float64"):
-        raise InputError(f'dtype is {dtype!r}; give "float32" or "float64".')
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise InputError(
-            'dtype "float64" is wanted, but JAX is in 32-bit mode. Call jax.config.update("jax_enable_x64", True) at '
-            'the start of the program, or give dtype="float32".'
-        )
+    check_dtype(dtype)
     if np.shape(positions)[-2:] != (len(masses), 3):
         raise InputError(f"positions have the shape {np.shape(positions)} for {len(masses)} masses.")
     if not np.isfinite(np.asarray(masses, float)).all() or np.any(np.asarray(masses) < 0.0):

@@ -231,14 +231,8 @@ class CustomGB:
         return self.law.parsed[formula](values, self.law.bound(tables)) + jnp.zeros_like(positions[:, 0])
 
     def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        if neighbors.cutoff < self.cutoff:
-            raise InputError(
-                f"{self.name}: the neighbour list reaches {neighbors.cutoff} nm, the cutoff is {self.cutoff} nm; "
-                "build the list with at least this cutoff."
-            )
-        if (box is not None) != (self.method == "CutoffPeriodic"):
-            has, other = ("no box", "CutoffNonPeriodic") if box is None else ("a box", "CutoffPeriodic")
-            raise InputError(f"{self.name}: the method is {self.method}, but there is {has}; use {other}.")
+        neighbors.require(self.cutoff, self.name)
+        pairwise.require_box(box, self.method, self.name)
 
 
 def custom_gb(

@@ -80,14 +80,8 @@ class CustomNonbonded:
         return total + self._tail(params, law, jnp.abs(jnp.linalg.det(box)))
 
     def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        if neighbors.cutoff < self.cutoff:
-            raise InputError(
-                f"{self.name}: the neighbour list reaches {neighbors.cutoff} nm, the cutoff is {self.cutoff} nm; "
-                "build the list with at least this cutoff."
-            )
-        if (box is not None) != (self.method == "CutoffPeriodic"):
-            has, other = ("no box", "CutoffNonPeriodic") if box is None else ("a box", "CutoffPeriodic")
-            raise InputError(f"{self.name}: the method is {self.method}, but there is {has}; use {other}.")
+        neighbors.require(self.cutoff, self.name)
+        pairwise.require_box(box, self.method, self.name)
 
     def _tail(self, params: Columns, law: Callable[..., jax.Array], volume: jax.Array) -> jax.Array:
         """Energy beyond the cutoff, and of what the switch takes away, if atoms were distributed uniformly.

@@ -87,14 +87,9 @@ class LennardJones:
         return total
 
     def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        if neighbors.cutoff < self.cutoff:
-            raise InputError(
-                f"{self.name}: the neighbour list reaches {neighbors.cutoff} nm, the cutoff is {self.cutoff} nm; "
-                "build the list with at least this cutoff"
-            )
-        if self.method != "NoCutoff" and (box is not None) != (self.method == "CutoffPeriodic"):
-            has, other = ("no box", "CutoffNonPeriodic") if box is None else ("a box", "CutoffPeriodic")
-            raise InputError(f"{self.name}: the method is {self.method}, but there is {has}; use {other}")
+        neighbors.require(self.cutoff, self.name)
+        if self.method != "NoCutoff":
+            pairwise.require_box(box, self.method, self.name)
 
     def _tables(self, params: Any, sigma: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sigma and epsilon of each pair of types, ``(n_types * n_types,)``, from those of the types."""

@@ -115,11 +115,7 @@ class Nonbonded:
         return found
 
     def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        if neighbors.cutoff < self.cutoff:
-            raise InputError(
-                f"{self.name}: the neighbour list reaches {neighbors.cutoff} nm, the cutoff is {self.cutoff} nm; "
-                "build the list with at least this cutoff"
-            )
+        neighbors.require(self.cutoff, self.name)
         if box is None and self.method in PERIODIC:
             raise InputError(f"{self.name}: {self.method} needs a periodic box, but box is None; give the box vectors")
         if box is not None and self.method == "CutoffNonPeriodic":

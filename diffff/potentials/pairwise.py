@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffff.errors import InputError
 from diffff.neighbors import Neighbors
 
 Columns = tuple[jax.Array, ...]
@@ -19,6 +20,17 @@ PairEnergy = Callable[..., jax.Array]  # of r^2, columns of the first and of the
 
 _BLOCKS = 8  # in which the slopes of a list are computed
 _TILE = 8  # neighbours of every atom that one step of `sum_all` takes
+
+
+def require_box(box: jax.Array | None, method: str, name: str) -> None:
+    """Refuse a box for a term with a cutoff that is not periodic, or none for one that is.
+
+    Raises:
+        InputError: it is so.
+    """
+    if (box is not None) != (method == "CutoffPeriodic"):
+        has, other = ("no box", "CutoffNonPeriodic") if box is None else ("a box", "CutoffPeriodic")
+        raise InputError(f"{name}: the method is {method}, but there is {has}; use {other}.")
 
 
 # ------------------------------------------------------------------ formulas

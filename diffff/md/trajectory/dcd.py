@@ -23,7 +23,7 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
-from diffff.md.trajectory.frame import Frame, lengths_and_cosines, not_ours, writing
+from diffff.md.trajectory.frame import Frame, Growing, closed_on_error, lengths_and_cosines, not_ours, writing
 
 HEADER = struct.Struct("<i4s9if10i3i80s80s4i")
 PS_PER_AKMA = 0.04888821  # the value that CHARMM-compatible programs share
@@ -31,7 +31,7 @@ CREATOR = b"Created by diffff"
 LARGEST = 2**31 - 1
 
 
-class DCD:
+class DCD(Growing):
     """A DCD file."""
 
     def __init__(self, path: Path, n_atoms: int, after: int | None) -> None:
@@ -48,13 +48,10 @@ class DCD:
         self._cells = False
         with writing(path):
             self._file = path.open("w+b" if after is None else "r+b")
-            try:
+            with closed_on_error(self._file):
                 if after is not None:
                     self._cut(after)
                 self.flush()
-            except BaseException:
-                self._file.close()
-                raise
 
     @property
     def last_step(self) -> int:
@@ -92,17 +89,7 @@ class DCD:
             self._file.seek(0)
             self._file.write(header)
             self._file.seek(0, os.SEEK_END)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """See `Writer`."""
-        with writing(self._path):
-            if not self._file.closed:
-                try:
-                    self.flush()
-                finally:
-                    self._file.close()
+        super().flush()
 
     def _place(self, frame: Frame) -> None:
         """Refuse a frame whose step or time the header could not tell."""

@@ -18,12 +18,12 @@ from typing import BinaryIO
 import numpy as np
 
 from diffff import units
-from diffff.md.trajectory.frame import Frame, not_ours, writing
+from diffff.md.trajectory.frame import Frame, Growing, closed_on_error, not_ours, writing
 
 STEP = re.compile(rb"(?:^|\s)step=(\d+)(?=\s)")
 
 
-class ExtendedXYZ:
+class ExtendedXYZ(Growing):
     """An extended XYZ file."""
 
     def __init__(self, path: Path, symbols: Sequence[str], after: int | None) -> None:
@@ -39,13 +39,10 @@ class ExtendedXYZ:
         self.last_step = -1
         with writing(path):
             self._file: BinaryIO = path.open("w+b" if after is None else "r+b")
-            try:
+            with closed_on_error(self._file):
                 if after is not None:
                     self._file.truncate(self._end_of(after))
                     self._file.seek(0, os.SEEK_END)
-            except BaseException:
-                self._file.close()
-                raise
 
     def write(self, frame: Frame) -> None:
         """See `Writer`."""
@@ -62,21 +59,6 @@ class ExtendedXYZ:
         with writing(self._path):
             self._file.write(text.encode())
         self.last_step = frame.step
-
-    def flush(self) -> None:
-        """See `Writer`."""
-        with writing(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """See `Writer`."""
-        with writing(self._path):
-            if not self._file.closed:
-                try:
-                    self.flush()
-                finally:
-                    self._file.close()
 
     def _template(self, n_columns: int) -> str:
         """All lines of a frame, with places for the numbers."""

@@ -1,9 +1,10 @@
 """A frame of a trajectory, and what the writers of all formats need."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -55,6 +56,42 @@ class Writer(Protocol):
     def close(self) -> None:
         """Flush, and close the file."""
         ...
+
+
+class Growing:
+    """A file that grows from time to time; the base of writers."""
+
+    _path: Path
+    _file: BinaryIO
+
+    def flush(self) -> None:
+        """Have all that was written on disk; to be called before a checkpoint is written that continues from here.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush, and close the file."""
+        with writing(self._path):
+            if not self._file.closed:
+                try:
+                    self.flush()
+                finally:
+                    self._file.close()
+
+
+@contextmanager
+def closed_on_error(file: BinaryIO) -> Iterator[None]:
+    """Close a file that cannot be made ready; the error goes on."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 def lengths_and_cosines(box: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
