@@ -63,7 +63,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
     jax.config.update("jax_enable_x64", True)
     import diffff
-    from diffff.train.data import read_systems
+    from diffff.data.systems import read_systems
 
     model = make_models(options, folder)
     system = read_systems(str(options.data), model.type_map)[0]

@@ -304,8 +304,8 @@ def model_devi(
     The columns are DeePMD-kit's: largest, smallest and mean deviation of virials and of forces, and that of energies.
     """
     start_jax()
+    from diffff.data.systems import read_systems
     from diffff.md.deviation import load_models, model_devi
-    from diffff.train.data import read_systems
 
     loaded = load_models((models, *more_models))
     fitting = loaded[0].spec.fitting_net

@@ -14,14 +14,15 @@ Sources: Y. Zhang et al., Comput. Phys. Commun. 253 (2020) 107206, doi:10.1016/j
 J. Chem. Phys. 159 (2023) 054801, doi:10.1063/5.0155600, eqs. 71 and 72.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffff import units
+from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.md.calculator import Result
@@ -45,24 +46,6 @@ class Labels(NamedTuple):
     energy: Array
     force: Array
     virial: Array
-
-
-class LabelledFrames(Protocol):
-    """Frames of a data set, as ``diffff.train.data.read_systems`` reads them: atoms sorted by type, Å and eV."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def types(self) -> NDArray[np.int64]: ...  # noqa: D102
-    @property
-    def real(self) -> NDArray[np.bool_] | None: ...  # noqa: D102
-    @property
-    def positions(self) -> Array: ...  # noqa: D102
-    @property
-    def boxes(self) -> Array | None: ...  # noqa: D102
-    @property
-    def labels(self) -> Mapping[str, Array]: ...  # noqa: D102
-    def in_file_order(self, values: Any) -> Any: ...  # noqa: D102
 
 
 def spread(
@@ -247,7 +230,7 @@ def result_deviation(
 # ---------------------------------------------------------------------- data sets: dff model-devi
 def model_devi(
     models: Sequence[Model],
-    systems: Iterable[LabelledFrames],
+    systems: Iterable[System],
     output: Path,
     *,
     frequency: int = 1,
@@ -290,7 +273,7 @@ def model_devi(
 
 
 def _of_system(
-    models: Sequence[Model], system: LabelledFrames, real_error: bool, relative: float | None, relative_v: float | None
+    models: Sequence[Model], system: System, real_error: bool, relative: float | None, relative_v: float | None
 ) -> Deviation:
     n_frames, n_atoms = system.positions.shape[:2]
     labels, given = None, system.labels

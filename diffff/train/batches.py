@@ -7,9 +7,9 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.train.config_data import batch_rule, prob_blocks
-from diffff.train.data import System
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 from diffff import spec
 from diffff.errors import InputError, InputErrors
 from diffff.files import replacing
+from diffff.input_file import load
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData
-from diffff.train.config_file import load
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer

@@ -22,8 +22,8 @@ from typing import Self, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System
 from diffff.files import replacing
-from diffff.train.data import System
 
 Array = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.potentials.deep import DeepModel
-from diffff.train.data import System
 from diffff.train.stat_sample import Sample, sample_frames
 
 Array = NDArray[np.float64]

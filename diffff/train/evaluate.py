@@ -26,11 +26,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System, read_systems
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.train.checkpoint import load_model_of
 from diffff.train.config import read_input
-from diffff.train.data import System, read_systems
 from diffff.train.details import DetailFiles
 
 Array = NDArray[np.float64]

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffff.data.systems import System
 from diffff.neighbors import capacity_for
 from diffff.potentials.deep import Layout
 from diffff.potentials.pairs import FramePairs
 from diffff.pytree import pytree, static
-from diffff.train.data import System
 
 
 @pytree

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System, data_type_map, read_systems
 from diffff.descriptors.se_e2_a import SeE2A
 from diffff.errors import InputError, InputErrors
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for
-from diffff.train.data import System, data_type_map, read_systems
 
 Ints = NDArray[np.int64]
 

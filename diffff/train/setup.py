@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffff import spec
+from diffff.data.systems import System, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
@@ -15,7 +16,6 @@ from diffff.potentials.pairs import FramePairs, truncate
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
-from diffff.train.data import System, data_type_map, read_systems
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
 from diffff.train.frames import Frames, Place, group_frames

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, truncate
-from diffff.train.data import System
 from diffff.train.neighbor_stat import all_pairs
 
 Ints = NDArray[np.int64]

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs
 from diffff.train import stat_file as files
-from diffff.train.data import System
 from diffff.train.energy_bias import assigned_bias, energy_bias
 from diffff.train.stat_sample import Sample, samples
 

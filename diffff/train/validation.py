@@ -17,13 +17,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from diffff.data.systems import System
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
-from diffff.train.data import System
 from diffff.train.evaluate import Errors, compare
 from diffff.train.frames import Frames
 from diffff.train.setup import DataSet, Problem

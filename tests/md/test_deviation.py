@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffff.data.systems import read_systems
 from diffff.errors import InputError
 from diffff.formats.deepmd import save_model
 from diffff.md.calculator import Calculator, Result
@@ -21,7 +22,6 @@ from diffff.md.deviation import (
 )
 from diffff.md.deviation_file import DeviationFile
 from diffff.model import Model, load
-from diffff.train.data import read_systems
 from tests.md.systems import MODEL, ROOT
 
 WATER = ROOT / "data/water/valid/300K"

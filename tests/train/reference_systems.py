@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffff.data.systems import System
 from diffff.potentials.deep import DeepModel
 from diffff.spec import validate
-from diffff.train.data import System
 
 REFERENCES = Path(__file__).parents[1] / "references"
 STORED = dict(np.load(REFERENCES / "statistics.npz"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
-from diffff.train.data import System
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "references/sampling.json").read_text())
 

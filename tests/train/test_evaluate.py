@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from diffff import spec
+from diffff.data.systems import read_systems
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
 from diffff.train import evaluate, plot
-from diffff.train.data import read_systems
 from diffff.train.details import DetailFiles
 from diffff.train.evaluate import Errors, compare
 from tests.train.made_systems import write_mixed_system, write_system

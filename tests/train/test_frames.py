@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffff.train.data import read_systems
+from diffff.data.systems import read_systems
 from diffff.train.frames import group_frames
 from diffff.train.neighbor_stat import all_pairs
 from tests.train import small

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from diffff.data.checks import MIN_DISTANCE_ANGSTROM, check_distances, right_handed
 from diffff.errors import InputError
-from diffff.train.data_checks import MIN_DISTANCE_ANGSTROM, check_distances, right_handed
 
 
 def shortest(positions, box):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.folders import Folder, read_frames
 from diffff.errors import InputError
-from diffff.train.data_files import Folder, read_frames
 
 Ints = NDArray[np.int64]
 MIXED = "real_atom_types.npy"  # the file that makes a system a `mixed_type` one

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffff.data.systems import data_type_map, read_systems
 from diffff.errors import InputError
-from diffff.train.data import data_type_map, read_systems
 from tests.train.made_systems import ELEMENTS, WATER, to_hdf5, write_mixed_system, write_set, write_system
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.checks import check_counts, check_distances, right_handed
+from diffff.data.folders import Folder, find_systems, read_frames
+from diffff.data.slots import Slots, read_elements, read_slots, read_types
 from diffff.errors import InputError
-from diffff.train.data_checks import check_counts, check_distances, right_handed
-from diffff.train.data_files import Folder, find_systems, read_frames
-from diffff.train.slots import Slots, read_elements, read_slots, read_types
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

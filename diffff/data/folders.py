@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff.data.checks import check_finite
 from diffff.errors import InputError
-from diffff.train.data_checks import check_finite
 
 
 class Folder(Protocol):

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
+from diffff.data.folders import find_systems
 from diffff.errors import InputError
-from diffff.train.data_files import find_systems
 from tests.train.made_systems import to_hdf5, write_system
 
 

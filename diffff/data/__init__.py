@@ -1,0 +1,1 @@
+"""Data sets: systems of labelled frames, in directories of .npy files or in HDF5."""
