@@ -17,6 +17,7 @@ from diffff.md.state import Particles, State
 from diffff.md.verlet_list import VerletList, filled, sizes_for
 from diffff.neighbors import capacity_for
 from diffff.potentials.base import Params, Potential, energy_forces_virial
+from diffff.space import face_distances
 
 _GROWTH = 1.3  # of a list that was too small
 _MOST = 64  # images of each atom that any list may hold
@@ -53,7 +54,7 @@ class Engine:
         self._cutoff, self._skin = potential.cutoff, skin
         self.sizes: CellList | None = None
         self._pairs: VerletList | None = None
-        self._advance = jax.jit(self._steps, static_argnames="n_steps")
+        self._advance = jax.jit(self._steps)  # for any number of steps
         self._started = jax.jit(self._first)
         self._lists = jax.jit(self._new_lists)
 
@@ -73,12 +74,13 @@ class Engine:
         self.sizes = sizes or self.sizes or _sizes_for(state, self._cutoff, self._skin)
         pairs = self._lists(self._arrays, state, self.sizes)
         while np.any(pairs.neighbors.overflow):
-            pairs = self._larger_lists(state)
+            pairs = self._larger_lists(state, pairs)
         self._pairs = pairs
         new = self._started(self._arrays, state, pairs)
-        if not np.isfinite(new.energy).all():
+        if not (np.isfinite(new.energy).all() and np.isfinite(new.forces).all()):
             raise InputError(
-                "the energy of the first positions is not finite. Are atoms on top of each other? Minimise first."
+                "the energy or a force of the first positions is not finite. Are atoms on top of each other? "
+                "Minimise first."
             )
         return new
 
@@ -89,10 +91,10 @@ class Engine:
             InputError: the simulation has become unstable.
         """
         assert self._pairs is not None, "start comes first"
-        new, pairs = self._advance(self._arrays, state, self._pairs, n_steps=n_steps)
+        new, pairs = self._advance(self._arrays, state, self._pairs, n_steps)
         while np.any(pairs.neighbors.overflow):
-            self._pairs = self._larger_lists(state)
-            new, pairs = self._advance(self._arrays, state, self._pairs, n_steps=n_steps)
+            self._pairs = self._larger_lists(state, pairs)
+            new, pairs = self._advance(self._arrays, state, self._pairs, n_steps)
         if not (np.isfinite(new.energy).all() and np.isfinite(new.velocities).all()):
             step = int(state.step[0])
             raise InputError(
@@ -102,14 +104,18 @@ class Engine:
         self._pairs = pairs
         return new
 
-    def _larger_lists(self, state: State) -> VerletList:
-        """New lists, larger than those that did not hold all pairs.
+    def _larger_lists(self, state: State, failed: VerletList) -> VerletList:
+        """New lists, larger than those that did not hold all pairs, in whatever box that was.
 
         Raises:
             InputError: they would be so large that atoms must have come together.
         """
         assert self.sizes is not None
         self.sizes = _grown(self.sizes, _sizes_for(state, self._cutoff, self._skin))
+        finite = np.isfinite(failed.positions).all()
+        if finite and failed.box is not None and state.box is not None and _comparable(failed.box, state.box):
+            there = replace(state, positions=failed.positions, box=failed.box)
+            self.sizes = _grown(self.sizes, _sizes_for(there, self._cutoff, self._skin), by=1.0)
         if self.sizes.row_capacity > _MOST * state.positions.shape[1] + 64:
             raise InputError("the simulation became unstable: all atoms come together. Take a shorter time step.")
         return self._lists(self._arrays, state, self.sizes)
@@ -138,10 +144,10 @@ class Engine:
         energy, forces, virial = jax.vmap(of_one)(state.positions, state.box, pairs)
         return replace(state, energy=energy.astype(state.energy.dtype), forces=forces, virial=virial)
 
-    def _steps(self, arrays: Any, state: State, pairs: VerletList, *, n_steps: int) -> tuple[State, VerletList]:
+    def _steps(self, arrays: Any, state: State, pairs: VerletList, n_steps: jax.Array) -> tuple[State, VerletList]:
         _, _, particles = self._parts(arrays)
 
-        def step(carry: tuple[State, VerletList], _: None) -> tuple[tuple[State, VerletList], None]:
+        def step(_: jax.Array, carry: tuple[State, VerletList]) -> tuple[State, VerletList]:
             state, pairs = carry
             state = jax.vmap(lambda one: self._integrator.before(one, particles))(state)
             state, pairs = self._renewed_forces(arrays, state, pairs)
@@ -149,10 +155,9 @@ class Engine:
             if self._barostat is not None:
                 due = (state.step[0] + 1) % self._barostat.every == 0
                 state, pairs = lax.cond(due, self._other_box, lambda _, *same: same, arrays, state, pairs)
-            return (replace(state, step=state.step + 1), pairs), None
+            return replace(state, step=state.step + 1), pairs
 
-        carry, _ = lax.scan(step, (state, pairs), None, length=n_steps)
-        return carry
+        return lax.fori_loop(0, n_steps, step, (state, pairs))
 
     def _renewed_forces(self, arrays: Any, state: State, pairs: VerletList) -> tuple[State, VerletList]:
         """With the energy and forces of its positions, and lists that serve them."""
@@ -168,10 +173,10 @@ class Engine:
     def _other_box(self, arrays: Any, state: State, pairs: VerletList) -> tuple[State, VerletList]:
         """What the barostat makes of a state."""
         assert self._barostat is not None
-        barostat, (_, _, particles) = self._barostat, self._parts(arrays)
-        new = jax.vmap(lambda one: barostat.propose(one, particles))(state)
+        barostat, thermostat, (_, _, particles) = self._barostat, self._integrator, self._parts(arrays)
+        new = jax.vmap(lambda one: barostat.propose(one, particles, thermostat))(state)
         new, pairs = self._renewed_forces(arrays, new, pairs)
-        return jax.vmap(lambda one, other: barostat.settle(one, other, particles))(state, new), pairs
+        return jax.vmap(lambda one, other: barostat.settle(one, other, particles, thermostat))(state, new), pairs
 
 
 def _sizes_for(state: State, cutoff: float, skin: float) -> CellList:
@@ -182,6 +187,12 @@ def _sizes_for(state: State, cutoff: float, skin: float) -> CellList:
     for other in found[1:]:
         first = _grown(first, other, by=1.0)
     return first
+
+
+def _comparable(boxes: jax.Array, others: jax.Array) -> bool:
+    """Whether no box is less than half as wide as the other: one that collapses needs no list."""
+    widths, before = (np.array([face_distances(np.asarray(box)) for box in some]) for some in (boxes, others))
+    return bool(np.all(widths > 0.5 * before))
 
 
 def _grown(old: CellList, new: CellList, by: float = _GROWTH) -> CellList:

@@ -12,15 +12,16 @@ Each conserves ``K + U + heat`` but for the error of its time step.
 
 import math
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
 
 from diffff import units
 from diffff.md.state import Particles, State
-from diffff.pytree import pytree, static
+from diffff.spec import Spec
 
 
 class Integrator(Protocol):
@@ -29,6 +30,11 @@ class Integrator(Protocol):
     @property
     def time_step(self) -> float:
         """Length of a step, ps."""
+        ...
+
+    @property
+    def temperature(self) -> float | None:
+        """That of the thermostat, K; None if there is none."""
         ...
 
     def bath(self) -> dict[str, np.ndarray]:
@@ -44,15 +50,17 @@ class Integrator(Protocol):
         ...
 
 
-@pytree
-class VelocityVerlet:
-    """``v += dt/2 F/m; x += dt v; F = F(x); v += dt/2 F/m``, with RATTLE for constraints.
+class VelocityVerlet(Spec):
+    """``v += dt/2 F/m; x += dt v; F = F(x); v += dt/2 F/m``, with RATTLE for constraints."""
 
-    Attributes:
-        time_step: ps.
-    """
+    type: Literal["verlet"] = "verlet"
+    time_step: PositiveFloat
+    "Length of a step, ps."
 
-    time_step: float = static()
+    @property
+    def temperature(self) -> None:
+        """None: there is no thermostat."""
+        return
 
     def bath(self) -> dict[str, np.ndarray]:
         """See `Integrator`."""
@@ -67,19 +75,16 @@ class VelocityVerlet:
         return _to_new_velocities(state, particles, self.time_step)
 
 
-@pytree
-class Langevin:
-    """BAOAB: half a kick, half a drift, friction and noise, half a drift, half a kick.
+class Langevin(Spec):
+    """BAOAB: half a kick, half a drift, friction and noise, half a drift, half a kick."""
 
-    Attributes:
-        time_step: ps.
-        temperature: K.
-        friction: 1/ps.
-    """
-
-    time_step: float = static()
-    temperature: float = static()
-    friction: float = static(default=1.0)
+    type: Literal["langevin"] = "langevin"
+    time_step: PositiveFloat
+    "Length of a step, ps."
+    temperature: PositiveFloat
+    "K."
+    friction: PositiveFloat = 1.0
+    "1/ps."
 
     def bath(self) -> dict[str, np.ndarray]:
         """See `Integrator`."""
@@ -103,23 +108,21 @@ class Langevin:
         return _to_new_velocities(state, particles, self.time_step)
 
 
-@pytree
-class NoseHoover:
+class NoseHoover(Spec):
     """Velocity Verlet between two half steps of a chain of thermostats, each split after Suzuki and Yoshida.
 
     ``Q_1 = n_free k T tau^2, Q_j = k T tau^2``; the bath holds the position and velocity of each thermostat.
-
-    Attributes:
-        time_step: ps.
-        temperature: K.
-        time_constant: tau, ps.
-        chain: number of thermostats.
     """
 
-    time_step: float = static()
-    temperature: float = static()
-    time_constant: float = static(default=0.1)
-    chain: int = static(default=3)
+    type: Literal["nose_hoover"] = "nose_hoover"
+    time_step: PositiveFloat
+    "Length of a step, ps."
+    temperature: PositiveFloat
+    "K."
+    time_constant: PositiveFloat = 0.1
+    "tau, ps."
+    chain: PositiveInt = 3
+    "Number of thermostats."
 
     def bath(self) -> dict[str, np.ndarray]:
         """See `Integrator`."""
@@ -165,19 +168,16 @@ class NoseHoover:
         return replace(state, velocities=scale * state.velocities, bath=bath, heat=heat.astype(state.heat.dtype))
 
 
-@pytree
-class CSVR:
-    """Velocity Verlet, then velocities scaled so that the kinetic energy has its canonical distribution.
+class CSVR(Spec):
+    """Velocity Verlet, then velocities scaled so that the kinetic energy has its canonical distribution."""
 
-    Attributes:
-        time_step: ps.
-        temperature: K.
-        time_constant: tau, ps.
-    """
-
-    time_step: float = static()
-    temperature: float = static()
-    time_constant: float = static(default=0.1)
+    type: Literal["csvr"] = "csvr"
+    time_step: PositiveFloat
+    "Length of a step, ps."
+    temperature: PositiveFloat
+    "K."
+    time_constant: PositiveFloat = 0.1
+    "tau, ps."
 
     def bath(self) -> dict[str, np.ndarray]:
         """See `Integrator`."""

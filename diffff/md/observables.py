@@ -51,6 +51,21 @@ def pressure(state: State, particles: Particles) -> jax.Array:
     return (2.0 * kinetic + jnp.trace(state.virial) - inside) / (3.0 * volume) * units.BAR_PER_KJ_PER_MOL_PER_NM3
 
 
+def pressure_tensor(state: State, particles: Particles) -> jax.Array:
+    """Pressure tensor of the groups ``(3, 3)``, bar: ``P = (sum_g m V (x) V + W_g) / V``.
+
+    Its trace is three times `pressure`, where W_g is explained. ``-V P_ab`` is the change of the energy with epsilon
+    when centres and box follow ``x_b -> x_b + epsilon x_a``, and velocities of centres ``v_a -> v_a - epsilon v_b``.
+    While the rest turns a group it is not symmetric.
+    """
+    moving = of_groups(particles, state.velocities)
+    apart = state.positions - of_groups(particles, state.positions)
+    flow = jnp.sum(particles.masses[:, None, None] * moving[:, :, None] * moving[:, None, :], axis=0)
+    inside = jnp.sum(apart[:, :, None] * state.forces[:, None, :], axis=0)
+    volume = jnp.abs(jnp.linalg.det(state.box))
+    return (flow + state.virial - inside) / volume * units.BAR_PER_KJ_PER_MOL_PER_NM3
+
+
 def observe(state: State, particles: Particles) -> Observables:
     """Observables of one replica."""
     kinetic = particles.kinetic_energy(state.velocities)
