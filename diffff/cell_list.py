@@ -14,12 +14,14 @@ import numpy as np
 from jax import lax
 
 from diffff import space
+from diffff.errors import InputError
 from diffff.neighbors import Neighbors, capacity_for, checked
 from diffff.pytree import pytree, static
 
 _BATCH = 1 << 22  # candidates looked at in one go
 _SPARE = 1.1  # of cells and rows, so that an allocation serves for long
 _MARGIN = 1.02  # of the width of a cell, so that a box may shrink a little
+_MOST = 1 << 30  # candidates for the pairs of one cell; each needs some bytes
 
 
 @pytree
@@ -54,9 +56,12 @@ def allocate(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> Ce
         cutoff: nm.
 
     Raises:
-        InputError: positions or box have another shape, are not finite, or the box has no volume.
+        InputError: positions or box make no sense (see `diffff.neighbors.checked`), or they need more memory than any
+            computer has: atoms on top of each other, a box of very skewed vectors, a few atoms far away from all.
     """
     positions, box = checked(positions, box)
+    if not len(positions):
+        raise InputError("there are no atoms: the positions are empty.")
     extent = np.ptp(positions, axis=0) if box is None else space.face_distances(box)
     width = _MARGIN * cutoff
     while np.prod(np.maximum(1, extent // width)) > max(27, len(positions)):  # a thin gas
@@ -72,10 +77,12 @@ def allocate(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> Ce
         row_capacity=1,
         capacity=1,
     )
+    _require_memory(sizes, positions, box)
     where = jnp.asarray(positions), None if box is None else jnp.asarray(box)
     cell, *_ = _placed(sizes, *where)
     most = int(np.bincount(np.asarray(cell)).max(initial=0))
     sizes = replace(sizes, cell_capacity=_ladder(most))
+    _require_memory(sizes, positions, box)
     counts = np.asarray(_row_counts(sizes, *where))
     return replace(
         sizes,
@@ -126,9 +133,31 @@ def _ladder(number: int) -> int:
     return 8 * math.ceil((_SPARE * number + 2) / 8)
 
 
+def _n_candidates(sizes: CellList) -> int:
+    return sizes.cell_capacity**2 * math.prod(2 * reach + 1 for reach in sizes.reach)
+
+
 def _batch(sizes: CellList) -> int:
-    n_candidates = sizes.cell_capacity**2 * math.prod(2 * reach + 1 for reach in sizes.reach)
-    return max(1, min(math.prod(sizes.cells), _BATCH // n_candidates))
+    return max(1, min(math.prod(sizes.cells), _BATCH // _n_candidates(sizes)))
+
+
+def _require_memory(sizes: CellList, positions: np.ndarray, box: np.ndarray | None) -> None:
+    n_keys = (len(positions) + 1) * math.prod(2 * int(n) + 1 for n in _images(sizes))  # numbers of atoms and images
+    if _n_candidates(sizes) <= _MOST and n_keys < 2**31:
+        return
+    why = f"there are {len(positions)} atoms, too close to each other. Are the positions in nm?"
+    if box is not None:
+        faces, lengths = space.face_distances(box), np.linalg.norm(box, axis=1)
+        if (faces < 0.1 * lengths).any():
+            why = f"the box is very skewed: {box.tolist()} nm. Give reduced vectors of the same lattice."
+        elif sizes.cutoff > 10.0 * faces.min():
+            why = f"the box is tiny, {faces.min():.3g} nm between two faces. Is it in nm?"
+    elif sizes.width > 2.0 * sizes.cutoff:
+        why = (
+            f"there is no box, and {len(positions)} atoms are spread over {np.ptp(positions, axis=0).max():.3g} nm, "
+            "most of them close together. Take out those that are far away, or give a box."
+        )
+    raise InputError(f"a neighbour list up to {sizes.cutoff:.3g} nm does not fit into memory: {why}")
 
 
 def _images(sizes: CellList) -> np.ndarray:

@@ -7,6 +7,7 @@
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -74,15 +75,44 @@ class Model:
             self._bases[upper] = self.spec.descriptor.choose_basis(params, self.type_map, upper)
         return self._bases[upper]
 
-    def potential(self, types: np.ndarray, shortest: float = 0.5) -> Potential:
+    def potential(
+        self,
+        types: np.ndarray,
+        shortest: float = 0.5,
+        *,
+        fparam: np.ndarray | Sequence[float] | None = None,
+        aparam: np.ndarray | None = None,
+    ) -> Potential:
         """The potential for atoms of these types, in nm and kJ/mol.
 
         Args:
             types: shape ``(n_atoms,)``, indices into the type map.
             shortest: closest approach of two atoms that the splines must cover, Å; below it the energy is NaN.
+            fparam: shape ``(numb_fparam,)``, the same in all that follows; None: those of the model, if it has them.
+            aparam: shape ``(n_atoms, numb_aparam)``, likewise.
+
+        Raises:
+            InputError: a type that the model lacks, no atoms, or frame or atomic parameters that are missing, of
+                another shape, or not the model's.
         """
-        term = bind(self.spec, np.asarray(types), self.basis(shortest))
-        return Potential(terms=(term,), n_atoms=len(types))
+        types = np.asarray(types)
+        if not types.size:
+            raise InputError("there are no atoms: types is empty.")
+        if types.ndim != 1 or not np.issubdtype(types.dtype, np.integer):
+            raise InputError(f"types: {types.dtype} of shape {types.shape}; give an index into the type map per atom.")
+        if len(wrong := np.flatnonzero((types < 0) | (types >= len(self.type_map)))):
+            raise InputError(
+                f"types: atom {wrong[0]} (from 0) has the type {types[wrong[0]]}, which is none of this model; its "
+                f"type map is {list(self.type_map)}, numbered from 0."
+            )
+        if not 0.0 < shortest < np.inf:
+            raise InputError(f"shortest is {shortest} Å; give a positive number.")
+        extra = self._extra(fparam, aparam, len(types))
+        for name, values in extra.items():
+            if values is not None and len(values) > 1:
+                raise InputError(f"{name}: {values.size} numbers are given, but the potential takes {values[0].size}.")
+        one = {name: None if values is None else values[0] for name, values in extra.items()}
+        return Potential(terms=(bind(self.spec, types, self.basis(shortest), **one),), n_atoms=len(types))
 
     def eval(
         self,
@@ -136,17 +166,10 @@ class Model:
         boxes = None if box is None else _spread(box, "box", (3, 3), n_frames)
         if boxes is not None and not np.all(np.linalg.det(boxes)):
             raise InputError("box: a box has no volume; give None for a system that is not periodic.")
-        fitting = self.spec.fitting_net
-        fparam = fitting.default_fparam if fparam is None else fparam
-        extra = {}
-        for name, given, shape in (
-            ("fparam", fparam, (fitting.numb_fparam,)),
-            ("aparam", aparam, (n_atoms, fitting.numb_aparam)),
-        ):
-            if shape[-1] and given is None:
-                each = "frame" if name == "fparam" else "atom"
-                raise InputError(f"this model needs {name}: {shape[-1]} numbers for each {each}.")
-            extra[name] = _spread(given, name, shape, n_frames) if shape[-1] else [None] * n_frames
+        extra = {
+            name: [None] * n_frames if values is None else _for_frames(values, name, n_frames)
+            for name, values in self._extra(fparam, aparam, n_atoms).items()
+        }
         types = np.broadcast_to(types, (n_frames, n_atoms))
         counts = (types[:, :, None] == np.arange(len(self.type_map))).sum(axis=1)
         layout = tuple(int(n) for n in counts.max(axis=0))
@@ -157,6 +180,20 @@ class Model:
             )
             for f in range(n_frames)
         ]  # fmt: skip
+
+    def _extra(self, fparam: Any, aparam: Any, n_atoms: int) -> dict[str, np.ndarray | None]:
+        """Frame and atomic parameters of some frames or of one, as arrays; None where the model has none."""
+        fitting, found = self.spec.fitting_net, {}
+        for name, given, shape, each in (
+            ("fparam", fitting.default_fparam if fparam is None else fparam, (fitting.numb_fparam,), "frame"),
+            ("aparam", aparam, (n_atoms, fitting.numb_aparam), "atom"),
+        ):
+            if shape[-1] and given is None:
+                raise InputError(f"this model needs {name}: {shape[-1]} numbers for each {each}.")
+            if not shape[-1] and given is not None and np.size(given):
+                raise InputError(f"{name} is given, but this model has none (fitting_net.numb_{name} is 0).")
+            found[name] = _shaped(given, name, shape) if shape[-1] else None
+        return found
 
     def _eval_frame(
         self, frame: "_Frame", capacity: int, basis: SplineBasis | None, atomic: bool
@@ -235,15 +272,21 @@ def _warn_of_truncation(sel: tuple[int, ...]) -> None:
 
 def _spread(values: Any, name: str, shape: tuple[int, ...], n_frames: int) -> np.ndarray:
     """``values`` of one frame, or of each, as one array for each frame."""
-    array = _shaped(values, name, shape)
+    return _for_frames(_shaped(values, name, shape), name, n_frames)
+
+
+def _for_frames(array: np.ndarray, name: str, n_frames: int) -> np.ndarray:
     if len(array) not in (1, n_frames):
         raise InputError(f"{name}: {len(array)} frames, but coords has {n_frames}.")
-    return np.broadcast_to(array, (n_frames, *shape))
+    return np.broadcast_to(array, (n_frames, *array.shape[1:]))
 
 
 def _shaped(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """``values`` as frames of the given shape."""
-    array = np.asarray(values, float)
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: no array of numbers ({error}).") from None
     if array.size == 0 or array.size % max(1, int(np.prod(shape))):
         raise InputError(f"{name}: shape {array.shape} does not fit frames of shape {shape}.")
     if not np.all(np.isfinite(array)):

@@ -13,6 +13,8 @@ from diffff import space
 from diffff.errors import InputError
 from diffff.pytree import pytree, static
 
+_FLAT = 1e-9  # volume of a box relative to that of a right-angled one, below which it is none
+
 
 @pytree
 class Neighbors:
@@ -44,7 +46,7 @@ class Neighbors:
         Raises:
             InputError: it does.
         """
-        if self.cutoff < cutoff:
+        if self.cutoff < (1.0 - 1e-12) * cutoff:  # 6 Å times 0.1 is not 0.6 nm to the last bit
             raise InputError(
                 f"{name}: the neighbour list reaches {self.cutoff} nm, the cutoff is {cutoff} nm; "
                 "build the list with at least this cutoff."
@@ -152,19 +154,30 @@ def checked(positions: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, 
     """Positions and box as arrays, if they make sense.
 
     Raises:
-        InputError: positions or box have another shape, are not finite, or the box has no volume.
+        InputError: positions or box are no numbers, have another shape or are not finite, or the box has no volume.
     """
-    positions = np.asarray(positions)
+    positions = _numbers(positions, "positions", "an array (n_atoms, 3)")
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise InputError(f"positions have the shape {positions.shape}; give (n_atoms, 3), in nm.")
     if len(bad := np.flatnonzero(~np.isfinite(positions).all(axis=1))):
         raise InputError(f"the position of atom {bad[0]} (from 0) is {positions[bad[0]]}; give finite numbers.")
     if box is None:
         return positions, None
-    box = np.asarray(box)
-    if box.shape != (3, 3) or not np.isfinite(box).all() or np.linalg.det(box) == 0.0:
+    box = _numbers(box, "the box", "an array (3, 3)")
+    flat = box.shape != (3, 3) or not np.isfinite(box).all()
+    if flat or abs(np.linalg.det(box)) <= _FLAT * np.prod(np.linalg.norm(box, axis=1)):
         raise InputError(f"the box is {box.tolist()}; give three lattice vectors (3, 3) that span a volume, in nm.")
     return positions, box
+
+
+def _numbers(values: np.ndarray, name: str, wanted: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray("")
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} must be {wanted} of real numbers, in nm, but is a {type(values).__name__} of others.")
+    return array
 
 
 def keep_nearest(center: np.ndarray, types: np.ndarray, distance: np.ndarray, sel: tuple[int, ...]) -> np.ndarray:

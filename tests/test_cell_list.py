@@ -124,3 +124,17 @@ def test_a_list_that_lacks_pairs_makes_energy_and_forces_nan():
         energy, gradient = jax.value_and_grad(potential.energy, 1)({"Springs": {"k": 2.0}}, x, box, filled(one, x, box))
         assert np.isfinite(energy) == finite
         assert np.isfinite(gradient).all() == finite
+
+
+@pytest.mark.parametrize(
+    ("positions", "box", "message"),
+    [
+        (np.zeros((1, 3)), np.array([[1.0, 0, 0], [300, 1, 0], [-200, 500, 1]]), "the box is very skewed: "),
+        (np.zeros((1, 3)), 1e-3 * np.eye(3), "the box is tiny, 0.001 nm between two faces. Is it in nm"),
+        (np.append(np.linspace(0, 1, 24000), 1e5).reshape(-1, 1) * np.ones(3), None, "24001 atoms are spread"),
+        (np.linspace(0, 0.1, 24000).reshape(-1, 1) * np.ones(3), None, "there are 24000 atoms, too close"),
+    ],
+)
+def test_a_list_that_no_memory_holds_is_refused(positions, box, message):
+    with pytest.raises(InputError, match="a neighbour list up to 0.5 nm does not fit into memory: .*" + message):
+        allocate(positions, box, 0.5)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diffff import units
 from diffff.errors import InputError
 from diffff.md.elements import Binding, box_of
@@ -38,6 +40,8 @@ class DiffffCalculator(Calculator):
         potential: Potential | None = None,
         params: Params | None = None,
         symbols: Sequence[str] | None = None,
+        fparam: Sequence[float] | None = None,
+        aparam: np.ndarray | None = None,
         skin: float = 0.1,
         dtype: str = "float64",
     ) -> None:
@@ -49,6 +53,8 @@ class DiffffCalculator(Calculator):
             params: its parameter tree.
             symbols: elements of these atoms, shape ``(n_atoms,)``, to be compared with those of ``Atoms``; None: the
                 first ``Atoms`` are taken to be right.
+            fparam: frame parameters of a model, shape ``(numb_fparam,)``; those in ``atoms.info`` are not looked at.
+            aparam: atomic parameters of a model, shape ``(n_atoms, numb_aparam)``; it then serves the first ``Atoms``.
             skin: nm, how much farther than the cutoff the neighbour list reaches.
             dtype: "float64" or "float32", in which energies are computed.
 
@@ -56,7 +62,9 @@ class DiffffCalculator(Calculator):
             InputError: none or both of them, the file is no model, or an option makes no sense.
         """
         super().__init__()
-        self._binding = Binding(model, potential, params, symbols=symbols, skin=skin, dtype=dtype)
+        self._binding = Binding(
+            model, potential, params, symbols=symbols, skin=skin, dtype=dtype, fparam=fparam, aparam=aparam
+        )
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
         if potential is None or all(isinstance(term, AtomicEnergies) for term in potential.terms):
@@ -81,7 +89,7 @@ class DiffffCalculator(Calculator):
         cell = box_of(here.cell.array, here.pbc)
         box = None if cell is None else cell * units.NM_PER_ANGSTROM
         x = here.get_positions() * units.NM_PER_ANGSTROM
-        compute = self._binding.calculator(here.get_chemical_symbols(), x, box)
+        compute = self._binding.calculator(here.get_chemical_symbols())
         if system_changes or "energy" not in self.results:
             self.results = {}
             energy, forces, virial = compute(x, box)

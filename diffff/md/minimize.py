@@ -10,7 +10,7 @@ import numpy as np
 
 from diffff.errors import InputError
 from diffff.md.constraints import Constraints
-from diffff.neighbors import checked
+from diffff.md.positions import positions_and_box
 
 LONGEST_STEP = 0.02  # nm, of the atom that moves most, so that atoms on top of each other do not fly apart
 FIRST_STIFFNESS = 1e5  # kJ/mol/nm^2; the first step is force / stiffness, before a curvature is known
@@ -83,11 +83,15 @@ def minimize(
     """
     if method not in ("lbfgs", "fire"):
         raise InputError(f'minimize: method is {method!r}; give "lbfgs" or "fire".')
-    if not (np.isfinite(tolerance) and tolerance > 0.0):
+    if not isinstance(tolerance, int | float | np.number) or not 0.0 < tolerance < np.inf:
         raise InputError(f"minimize: tolerance is {tolerance} kJ/mol/nm; give a positive number.")
-    if int(max_steps) != max_steps or max_steps < 0:
+    if not isinstance(max_steps, int | float | np.number) or not max_steps >= 0 or max_steps % 1 != 0:
         raise InputError(f"minimize: max_steps is {max_steps}; give a whole number, 0 or more.")
-    x, cell = checked(positions, box)
+    if not callable(energy_and_forces):
+        raise InputError(
+            f"minimize: {type(energy_and_forces).__name__} is no function; give Calculator(potential, params)."
+        )
+    x, cell = positions_and_box(positions, box)
     surface = _Surface(energy_and_forces, cell, constraints)
     x = surface.moved(np.array(x, np.float64), np.zeros(np.shape(x)))
     start = surface.at(x)

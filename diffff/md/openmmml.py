@@ -5,7 +5,7 @@ classes have the methods of its ``MLPotentialImplFactory`` and ``MLPotentialImpl
 loads this module while it is being imported itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -14,8 +14,9 @@ import openmm
 from openmm import app
 
 from diffff.errors import InputError
+from diffff.md.elements import model_of, types_of
 from diffff.md.openmm import make_force
-from diffff.model import Model, load
+from diffff.model import Model
 
 
 class DiffffFactory:
@@ -27,6 +28,8 @@ class DiffffFactory:
         model: Model | str | PathLike[str] | None = None,
         dtype: str = "float64",
         skin: float = 0.1,
+        fparam: Sequence[float] | None = None,
+        aparam: np.ndarray | None = None,
         **unknown: Any,
     ) -> "DiffffPotential":
         """The potential of ``MLPotential(name, model=…)``.
@@ -36,15 +39,17 @@ class DiffffFactory:
             model: path of a ``.dp`` or ``.yaml`` file, or what `diffff.load` returns.
             dtype: "float64" or "float32", in which energies are computed.
             skin: nm, how much farther than the cutoff the neighbour list reaches.
+            fparam: frame parameters of the model, shape ``(numb_fparam,)``.
+            aparam: atomic parameters, shape ``(n_atoms, numb_aparam)``, of the atoms the model is used for.
             unknown: anything else, which is refused.
 
         Raises:
             InputError: no model is given, the file cannot be read, or there are other arguments.
         """
-        _refuse(unknown, f"MLPotential({name!r}, …)", "model, dtype and skin")
-        if model is None:
+        _refuse(unknown, f"MLPotential({name!r}, …)", "model, dtype, skin, fparam and aparam")
+        if (read := model_of(model)) is None:
             raise InputError(f'MLPotential({name!r}) needs a model; give the path of one, as in model="model.dp".')
-        return DiffffPotential(model if isinstance(model, Model) else load(model), dtype=dtype, skin=skin)
+        return DiffffPotential(read, dtype=dtype, skin=skin, fparam=fparam, aparam=aparam)
 
 
 class DiffffPotential:
@@ -54,10 +59,14 @@ class DiffffPotential:
         model: with its parameters.
         dtype: in which energies are computed.
         skin: of the neighbour list, nm.
+        fparam: frame parameters.
+        aparam: atomic parameters.
     """
 
-    def __init__(self, model: Model, *, dtype: str, skin: float) -> None:
-        self.model, self.dtype, self.skin = model, dtype, skin
+    def __init__(
+        self, model: Model, *, dtype: str, skin: float, fparam: Sequence[float] | None, aparam: np.ndarray | None
+    ) -> None:
+        self.model, self.dtype, self.skin, self.fparam, self.aparam = model, dtype, skin, fparam, aparam
 
     def addForces(  # noqa: N802
         self,
@@ -90,9 +99,11 @@ class DiffffPotential:
             raise InputError(f"atoms has {wrong[0]}, but the topology has {len(of_topology)} atoms, numbered from 0.")
         if len(set(chosen)) < len(chosen):
             raise InputError("atoms names an atom twice; give each once.")
-        types = _types(self.model.type_map, [of_topology[index] for index in chosen])
+        there = [of_topology[index] for index in chosen]
+        names = [f"atom {a.index} ({a.name} of residue {a.residue.name} {a.residue.id})" for a in there]
+        types = types_of(self.model, [None if a.element is None else a.element.symbol for a in there], names)
         force = make_force(  # to interpolate, OpenMM-ML hands over a System that has no particles yet
-            self.model.potential(types),
+            self.model.potential(types, fparam=self.fparam, aparam=self.aparam),
             self.model.params,
             None if atoms is None else np.array(chosen),
             n_atoms=len(types),
@@ -111,23 +122,6 @@ class DiffffPotential:
     def getSupportedEmbeddings(self) -> list[str]:  # noqa: N802
         """No ways of embedding beside those of OpenMM-ML."""
         return []
-
-
-def _types(type_map: tuple[str, ...], atoms: list[Any]) -> np.ndarray:
-    """Types of atoms of a topology by the symbols of their elements, shape ``(n_atoms,)``."""
-    known = {name: index for index, name in enumerate(type_map)}
-    found = []
-    for atom in atoms:
-        symbol = None if atom.element is None else atom.element.symbol
-        if symbol not in known:
-            element = "no element" if symbol is None else f"the element {symbol}"
-            raise InputError(
-                f"atom {atom.index} ({atom.name} of residue {atom.residue.name} {atom.residue.id}) has {element}, but "
-                f"the type map of the model is {list(type_map)}. Take a model with this element, or leave the atom "
-                "out with createMixedSystem."
-            )
-        found.append(known[symbol])
-    return np.array(found, int)
 
 
 def _refuse(unknown: dict[str, Any], where: str, known: str) -> None:

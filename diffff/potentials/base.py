@@ -38,7 +38,7 @@ class Term(Protocol):
             params: the term's own part of the parameter tree.
             positions: shape ``(n_atoms, 3)``, nm.
             box: shape ``(3, 3)`` or None, nm; rows are the lattice vectors.
-            neighbors: pairs up to at least `cutoff`.
+            neighbors: pairs up to at least `cutoff`, which `Potential` has made sure of.
         """
         ...
 
@@ -107,13 +107,10 @@ class Potential:
         They are NaN, and so are their derivatives, if the neighbour list lacks pairs. Without a cutoff, None will do.
 
         Raises:
-            InputError: no neighbour list; another number of atoms; an array of the parameters is missing or has another
-                shape.
+            InputError: no neighbour list, or one that reaches less far than a term; another number of atoms; an array
+                of the parameters is missing or has another shape.
         """
-        if neighbors is None:
-            if self.cutoff > 0.0:
-                raise InputError(f"there is no neighbour list, but the potential has a cutoff of {self.cutoff} nm.")
-            neighbors = Neighbors.none()
+        neighbors = self._served_by(neighbors)
         positions = self.placed(params, positions)
         complete = jnp.where(neighbors.overflow, jnp.nan, 1.0).astype(positions.dtype)
         found: dict[str, jax.Array] = {}
@@ -123,13 +120,14 @@ class Potential:
         return found
 
     def atomic_energies(
-        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
+        self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors | None
     ) -> jax.Array:
         """Energy of each atom, kJ/mol, shape ``(n_atoms,)``.
 
         Raises:
             InputError: a term has no energies of atoms; or see `energies`.
         """
+        neighbors = self._served_by(neighbors)
         positions = self.placed(params, positions)
         total = jnp.zeros(len(positions), positions.dtype)
         for term in self.terms:
@@ -137,6 +135,16 @@ class Potential:
                 raise InputError(f"{term.name} has no energies of single atoms; a Deep Potential has.")
             total = total + term.atomic_energies(self.part(params, term.name), positions, box, neighbors)
         return jnp.where(neighbors.overflow, jnp.nan, total)
+
+    def _served_by(self, neighbors: Neighbors | None) -> Neighbors:
+        """The list, which has all pairs that any term needs."""
+        if neighbors is None:
+            if self.cutoff > 0.0:
+                raise InputError(f"there is no neighbour list, but the potential has a cutoff of {self.cutoff} nm.")
+            return Neighbors.none()
+        for term in self.terms:
+            neighbors.require(term.cutoff, term.name)
+        return neighbors
 
     def _check(self, params: Params, positions: jax.Array) -> None:
         if self.n_atoms not in (None, len(positions)):
@@ -149,6 +157,8 @@ class Potential:
 
     def part(self, params: Params, name: str) -> Any:
         """What the terms of that name see of the parameter tree: their own group, and the columns they share."""
+        if name not in params and not any(link.term == name for link in self.shared):
+            raise InputError(f"the parameters have no {name!r}, but [{', '.join(sorted(params))}].")
         shared = {link.column: params[link.group][link.column] for link in self.shared if link.term == name}
         return {**params.get(name, {}), **shared} if shared else params[name]
 

@@ -148,13 +148,13 @@ class CustomGB:
         """Energy, kJ/mol; arguments as in `Term.energy`.
 
         Raises:
-            InputError: a parameter is missing, the list is too short, or box and method do not go together.
+            InputError: a parameter is missing, or box and method do not go together.
         """
         positions = jnp.asarray(positions)
         if missing := [name for name in self._columns() if name not in params]:
             raise InputError(f"{self.name}: the parameters have no {missing[0]!r}, only {', '.join(sorted(params))}.")
         if self.method != "NoCutoff":
-            self._check(box, neighbors)
+            pairwise.require_box(box, self.method, self.name)
         columns = self.values(params, positions, box, neighbors)
         total = jnp.zeros((), positions.dtype)
         for formula in self.law.energies:
@@ -229,10 +229,6 @@ class CustomGB:
         place = dict(zip(_COORDINATES, jnp.moveaxis(positions, -1, 0), strict=True))
         values = shared | place | dict(columns)
         return self.law.parsed[formula](values, self.law.bound(tables)) + jnp.zeros_like(positions[:, 0])
-
-    def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        neighbors.require(self.cutoff, self.name)
-        pairwise.require_box(box, self.method, self.name)
 
 
 def custom_gb(

@@ -56,7 +56,7 @@ class CustomNonbonded:
         """Energy, kJ/mol; arguments as in `Term.energy`.
 
         Raises:
-            InputError: the list is too short, or box and method do not go together.
+            InputError: box and method do not go together.
         """
         positions, law = jnp.asarray(positions), self.law.bind(params)
         columns = self.law.rows_of(params, self.rows) or (jnp.zeros_like(positions[:, 0]),)
@@ -73,15 +73,11 @@ class CustomNonbonded:
 
         if self.method == "NoCutoff":
             return pairwise.sum_all(pair, positions, columns, self.excluded)
-        self._check(box, neighbors)
+        pairwise.require_box(box, self.method, self.name)
         total = pairwise.sum_listed(pair, positions, box, columns, neighbors, self.excluded, self.cutoff, (params,))
         if box is None or not len(self.class_rows):
             return total
         return total + self._tail(params, law, jnp.abs(jnp.linalg.det(box)))
-
-    def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        neighbors.require(self.cutoff, self.name)
-        pairwise.require_box(box, self.method, self.name)
 
     def _tail(self, params: Columns, law: Callable[..., jax.Array], volume: jax.Array) -> jax.Array:
         """Energy beyond the cutoff, and of what the switch takes away, if atoms were distributed uniformly.

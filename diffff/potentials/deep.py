@@ -18,6 +18,7 @@ from diffff import units
 from diffff.descriptors.env import Pairs
 from diffff.descriptors.radial import SplineBasis
 from diffff.descriptors.se_e2_a import SeE2A
+from diffff.errors import InputError
 from diffff.fitting.energy import EnergyFitting
 from diffff.neighbors import Neighbors
 from diffff.pytree import pytree, static
@@ -281,6 +282,8 @@ class DeepPot:
     Attributes:
         order: shape ``(n_atoms,)``, atoms sorted by type.
         slot: shape ``(n_atoms,)``, the inverse: place of each atom in that order.
+        fparam: shape ``(numb_fparam,)``, frame parameters, which stay the same; None: the model has none.
+        aparam: shape ``(n_atoms, numb_aparam)``, of the atoms as the potential has them; None: the model has none.
         model: hyper-parameters.
         layout: number of atoms of each type.
         basis: spline functions; None for the direct path.
@@ -289,6 +292,8 @@ class DeepPot:
 
     order: jax.Array
     slot: jax.Array
+    fparam: jax.Array | None = None
+    aparam: jax.Array | None = None
     model: DeepModel = static()
     layout: Layout = static()
     basis: SplineBasis | None = static()
@@ -307,6 +312,8 @@ class DeepPot:
         self, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
     ) -> jax.Array:
         """Energy of each atom, kJ/mol, shape ``(n_atoms,)``."""
+        if missing := {"descriptor", "fitting", "bias"} - set(params):
+            raise InputError(f"the parameters have no {self.name}/{min(missing)}, but [{', '.join(sorted(params))}].")
         n_atoms = len(positions)
         i, j, shift = neighbors.directed()
         dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
@@ -316,14 +323,33 @@ class DeepPot:
         slot = jnp.append(self.slot, n_atoms)
         atom_types = np.repeat(np.arange(len(self.layout)), self.layout)
         pairs = self.model.pairs(slot[i], slot[j], dr * units.ANGSTROM_PER_NM, atom_types)
-        energies = self.model.atomic_energies(params, pairs, self.layout, self.basis)
+        energies = self.model.atomic_energies(
+            params,
+            pairs,
+            self.layout,
+            self.basis,
+            fparam=None if self.fparam is None else jnp.broadcast_to(self.fparam, (n_atoms, len(self.fparam))),
+            aparam=None if self.aparam is None else self.aparam[self.order],
+        )
         return energies[self.slot] * units.KJ_PER_MOL_PER_EV
 
 
-def bind(model: DeepModel, types: np.ndarray, basis: SplineBasis | None) -> DeepPot:
-    """The term for atoms of the given types, shape ``(n_atoms,)``."""
+def bind(
+    model: DeepModel,
+    types: np.ndarray,
+    basis: SplineBasis | None,
+    fparam: np.ndarray | None = None,
+    aparam: np.ndarray | None = None,
+) -> DeepPot:
+    """The term for atoms of the given types, shape ``(n_atoms,)``; parameters of frame and atoms as in `DeepPot`."""
     order = np.argsort(types, kind="stable")
     layout = tuple(int(n) for n in np.bincount(types, minlength=len(model.type_map)))
     return DeepPot(
-        order=jnp.asarray(order), slot=jnp.asarray(np.argsort(order)), model=model, layout=layout, basis=basis
+        order=jnp.asarray(order),
+        slot=jnp.asarray(np.argsort(order)),
+        fparam=None if fparam is None else jnp.asarray(fparam),
+        aparam=None if aparam is None else jnp.asarray(aparam),
+        model=model,
+        layout=layout,
+        basis=basis,
     )

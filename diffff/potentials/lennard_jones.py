@@ -65,9 +65,10 @@ class LennardJones:
         """Energy, kJ/mol; arguments as in `Term.energy`.
 
         Raises:
-            InputError: the list is too short, or box and method do not go together.
+            InputError: box and method do not go together.
         """
-        self._check(box, neighbors)
+        if self.method != "NoCutoff":
+            pairwise.require_box(box, self.method, self.name)
         positions, box = jnp.asarray(positions), None if box is None else jnp.asarray(box)
         sigma, epsilon = params["sigma"][self.rows], params["epsilon"][self.rows]
         tables = self._tables(params, sigma, epsilon)
@@ -85,11 +86,6 @@ class LennardJones:
         if box is not None and self.dispersion_correction:
             total += self._tail(*tables, jnp.abs(jnp.linalg.det(box)))
         return total
-
-    def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        neighbors.require(self.cutoff, self.name)
-        if self.method != "NoCutoff":
-            pairwise.require_box(box, self.method, self.name)
 
     def _tables(self, params: Any, sigma: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sigma and epsilon of each pair of types, ``(n_types * n_types,)``, from those of the types."""

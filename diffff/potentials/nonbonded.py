@@ -79,7 +79,7 @@ class Nonbonded:
         """Energy, kJ/mol; arguments as in `Term.energy`.
 
         Raises:
-            InputError: the list is too short, or box and method do not go together.
+            InputError: box and method do not go together.
         """
         parts = self.parts(params, positions, box, neighbors)
         return jnp.sum(jnp.stack(list(parts.values())))
@@ -88,7 +88,7 @@ class Nonbonded:
         self, params: Any, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
     ) -> dict[str, jax.Array]:
         """The energy by origin: ``pairs``, ``exceptions``, ``reciprocal`` and ``tail``, as far as there are any."""
-        self._check(box, neighbors)
+        self._check(box)
         positions, box = jnp.asarray(positions), None if box is None else jnp.asarray(box)
         charge = params["charge"][self.charge_rows]
         sigma = params["sigma"][self.lj_rows]
@@ -114,8 +114,7 @@ class Nonbonded:
             )
         return found
 
-    def _check(self, box: jax.Array | None, neighbors: Neighbors) -> None:
-        neighbors.require(self.cutoff, self.name)
+    def _check(self, box: jax.Array | None) -> None:
         if box is None and self.method in PERIODIC:
             raise InputError(f"{self.name}: {self.method} needs a periodic box, but box is None; give the box vectors")
         if box is not None and self.method == "CutoffNonPeriodic":

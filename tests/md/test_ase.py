@@ -150,6 +150,28 @@ def test_a_model_follows_the_elements_and_a_potential_refuses_to(water):
         fixed.get_potential_energy()
 
 
+def test_a_model_with_frame_and_atomic_parameters():
+    """Three waters, whose energies are those of `Model.eval`; numbers of atoms stay with these atoms."""
+    section = {
+        "type_map": ["O", "H"],
+        "descriptor": {"type": "se_e2_a", "sel": [4, 8], "rcut": 4.0, "neuron": [4, 8], "axis_neuron": 2},
+        "fitting_net": {"neuron": [8], "numb_fparam": 2, "numb_aparam": 1},
+    }
+    spec = validate(DeepModel, section, "model")
+    model = Model(spec, {"DeepPot": spec.init(0)})
+    atoms = atoms_of(deep_water())[:9]
+    atoms.pbc = False
+    extra = {"fparam": [0.4, -0.7], "aparam": np.random.default_rng(2).normal(size=(9, 1))}
+    atoms.calc = DiffffCalculator(model, **extra)
+    energy, force, _ = model.eval(atoms.positions, None, [0, 1, 1] * 3, **extra)
+    assert atoms.get_potential_energy() == pytest.approx(energy[0, 0], rel=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), force[0], rtol=0, atol=1e-7 * np.abs(force).max())
+    with pytest.raises(InputError, match=r"atom 0 \(from 0\) is 'H', but in the potential it is 'O'"):
+        other = atoms[::-1]
+        other.calc = atoms.calc
+        other.get_potential_energy()
+
+
 def test_what_makes_no_sense_is_refused(water):
     system = deep_water()
     sulfur = water.copy()
@@ -196,9 +218,19 @@ def test_what_makes_no_sense_is_refused(water):
         "fitting_net": {"numb_fparam": 2},
     }
     spec = validate(DeepModel, section, "model")
-    with pytest.raises(InputError, match=r"the model has fparam \(fitting_net\.numb_fparam is 2\), which no engine"):
+    with pytest.raises(InputError, match="this model needs fparam: 2 numbers for each frame"):
         atoms = water.copy()
         atoms.calc = DiffffCalculator(Model(spec, {"DeepPot": spec.init(0)}))
         atoms.get_potential_energy()
+    with pytest.raises(InputError, match="model is of the type int; give the path of one"):
+        DiffffCalculator(3)
+    with pytest.raises(InputError, match="but DeepModel and dict are given"):
+        DiffffCalculator(potential=spec, params={})
+    with pytest.raises(InputError, match="fparam and aparam belong to a model"):
+        DiffffCalculator(potential=system.potential, params=system.params, fparam=[0.1])
+    with pytest.raises(InputError, match="there are no atoms"):
+        empty = Atoms()
+        empty.calc = water.calc
+        empty.get_potential_energy()
     with pytest.raises(InputError, match="params and symbols belong to a potential"):
         DiffffCalculator(MODEL, params=system.params)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from openmm import unit
 
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
@@ -90,6 +91,31 @@ def test_a_list_that_grows_too_small_is_made_larger():
         np.testing.assert_allclose(calculator(size * x, size * np.eye(3)).energy, expected, rtol=1e-12)
 
 
+def test_cells_below_the_cutoff_and_other_vectors_of_one_lattice():
+    """Sums over images by brute force; the order and the choice of lattice vectors do not matter."""
+    rng = np.random.default_rng(3)
+    box = 0.14 * np.array([[1.0, 0.0, 0.0], [0.3, 1.0, 0.0], [-0.2, 0.4, 1.0]])
+    x = rng.uniform(size=(3, 3)) @ box
+    images = np.stack(np.meshgrid(*3 * [np.arange(-6, 7)]), -1).reshape(-1, 1, 1, 3) @ box
+    r = np.linalg.norm(x[:, None] - x[None] + images, axis=-1)
+    expected = np.sum(2.0 * (1.0 - r[(r > 0) & (r < 0.3)] / 0.3) ** 2) / 2
+    calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": 2.0}}, skin=0.02)
+    forces = calculator(x, box).forces
+    for vectors in (np.eye(3), np.eye(3)[[1, 0, 2]], np.diag([1, 1, -1]), [[1, 0, 0], [3, 1, 0], [-2, 2, 1]]):
+        found = calculator(x + rng.integers(-9, 9, (3, 3)) @ box, vectors @ box)
+        np.testing.assert_allclose(found.energy, expected, rtol=1e-12)
+        np.testing.assert_allclose(found.forces, forces, rtol=0, atol=1e-10)
+
+
+def test_lengths_with_a_unit_are_converted():
+    calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": 2.0}})
+    x, box = np.random.default_rng(5).uniform(size=(9, 3)), np.eye(3)
+    expected = calculator(x, box).energy
+    assert calculator(10.0 * x * unit.angstrom, 1000.0 * box * unit.picometer).energy == pytest.approx(expected)
+    with pytest.raises(InputError, match="positions or box have a unit that is no length"):
+        calculator(x * unit.kelvin, box)
+
+
 def test_atomic_energies_add_up():
     system = deep_water()
     calculator = Calculator(system.potential, system.params)
@@ -118,5 +144,44 @@ def test_what_makes_no_sense_is_refused():
     calculator(system.positions, system.box)  # still serves
     with pytest.raises(InputError, match="skin is 0 nm"):
         Calculator(system.potential, system.params, skin=0)
+    with pytest.raises(InputError, match="skin is wide nm; give a positive number"):
+        Calculator(system.potential, system.params, skin="wide")
     with pytest.raises(InputError, match="dtype is 'float16'"):
         Calculator(system.potential, system.params, dtype="float16")
+    with pytest.raises(InputError, match=r"but dict and dict are given; of a model that is model\.potential\(types\)"):
+        Calculator(system.params, system.params)
+    with pytest.raises(InputError, match=r"the parameters have no 'DeepPot', but \[Other\]"):
+        Calculator(system.potential, {"Other": {}})(system.positions, system.box)
+    with pytest.raises(InputError, match=r"the parameters have no DeepPot/bias, but \[\]"):
+        Calculator(system.potential, {"DeepPot": {}})(system.positions, system.box)
+    whole = peptide()
+    cut = whole.positions - np.floor(whole.positions @ np.linalg.inv(whole.box)) @ whole.box
+    with pytest.raises(InputError, match=r"are bonded, but \d+\.\d Å apart, more than half the box: wrapped atoms"):
+        Calculator(whole.potential, whole.params)(cut, whole.box)
+
+
+@pytest.mark.parametrize(
+    ("positions", "box", "message"),
+    [
+        (np.zeros((0, 3)), None, "there are no atoms: the positions are empty"),
+        ([["a", "b", "c"]], None, "positions must be an array .n_atoms, 3. of real numbers, in nm, but is a list"),
+        ([[0.0, 0.0, 0.0], [1.0]], None, "positions must be an array"),
+        (np.zeros((2, 3), complex), None, "of real numbers, in nm, but is a ndarray of others"),
+        (np.zeros((2, 3)), "cubic", "the box must be an array .3, 3. of real numbers"),
+        (np.zeros((2, 3)), [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1e-12]], "span a volume"),
+        (np.full((2, 3), 1e4), None, "up to 1e.04 nm from the origin, where the numbers of float32 .* Or compute"),
+        (np.full((2, 3), 1e39), None, "the numbers of float32 are too coarse to place an atom. Move the atoms nearer"),
+        (np.full((2, 3), 900.0), 5e-7 * np.eye(3), "900 nm from the origin, more than 1073741824 boxes"),
+    ],
+)
+def test_positions_and_boxes_that_make_no_sense(positions, box, message):
+    calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": 2.0}}, dtype="float32")
+    with pytest.raises(InputError, match=message):
+        calculator(positions, box)
+
+
+def test_the_reason_of_an_energy_that_is_not_finite():
+    """A parameter, if that is it."""
+    calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": np.nan}})
+    with pytest.raises(InputError, match=r"not finite: the parameter \['Spheres'\]\['epsilon'\] is not"):
+        calculator(np.array([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]]))

@@ -210,6 +210,12 @@ def test_a_run_that_goes_wrong_ends_with_a_sentence():
     assert lmp.get_thermo("pe") * ENERGY["metal"] > expected[0] + 1000.0  # an atom less
 
     lmp, elements = engine(system)
+    attach(lmp, MODEL, types=elements)
+    lmp.commands_string("velocity all create 300 1\ntimestep 0.05")
+    with pytest.raises(Exception, match=r"LAMMPS has lost atoms: \d+ of 96 are left. Is the time step too long\?"):
+        lmp.command("run 100")
+
+    lmp, elements = engine(system)
     attach(lmp, potential=system.potential, params=system.params)
     lmp.command("run 0")
     lmp.command("set atom 1 type 1")
@@ -232,7 +238,7 @@ def test_what_makes_no_sense_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             attach(lmp, **options)
-    attach(lmp, MODEL, types=["O", "S"])
+    attach(lmp, MODEL, types=["H", "S"])
     with pytest.raises(Exception, match=r"atom 0 \(from 0\) is 'S', but the model has the types O, H only"):
         lmp.command("run 0")
     with pytest.raises(InputError, match="LAMMPS has a fix diffff already; unfix it, or give another fix_id"):
@@ -241,6 +247,12 @@ def test_what_makes_no_sense_is_refused():
     attach(lmp, potential=system.potential, params=system.params, types=elements, symbols=system.symbols[::-1])
     with pytest.raises(Exception, match=r"atom 0 \(from 0\) is 'O', but in the potential it is 'H'"):
         lmp.command("run 0")
+    swapped, _ = engine(system)
+    attach(swapped, MODEL, types=["O", "H"])
+    with pytest.raises(Exception, match=r"LAMMPS type 1 has the mass 1\.008, which is that of H, but types says"):
+        swapped.command("run 0")
+    with pytest.raises(InputError, match=r"lmp is of the type NoneType; give a lammps\.lammps"):
+        attach(None, MODEL, types=elements)
     slab, elements = engine(system, boundary="p p f", box=3.0 * np.eye(3), positions=system.positions + 1.0)
     with pytest.raises(InputError, match="periodic along a, b, c: yes, yes, no; diffff needs all or none"):
         attach(slab, MODEL, types=elements)

@@ -170,12 +170,17 @@ def test_what_makes_no_sense_is_refused():
     for message, options in (
         ('method is \'bfgs\'; give "lbfgs" or "fire"', {"method": "bfgs"}),
         ("tolerance is 0 kJ/mol/nm; give a positive number", {"tolerance": 0}),
+        ("tolerance is small kJ/mol/nm", {"tolerance": "small"}),
         ("max_steps is -1", {"max_steps": -1}),
+        ("max_steps is inf", {"max_steps": np.inf}),
+        ("max_steps is many", {"max_steps": "many"}),
         ("span a volume", {"box": np.zeros((3, 3))}),
         (r"constraints of atom 0 \(from 0\) cannot be met", {"constraints": open_square}),
     ):
         with pytest.raises(InputError, match=message):
             minimize(lennard_jones, x, **options)
+    with pytest.raises(InputError, match=r"ndarray is no function; give Calculator\(potential, params\)"):
+        minimize(x, x)
     with pytest.raises(InputError, match=r"in step 0 the energy \(nan kJ/mol\) or a force is not finite"):
         minimize(lambda x: (np.nan, np.zeros_like(x)), x)
     with pytest.raises(InputError, match=r"the forces have the shape \(3,\), the positions \(4, 3\)"):

@@ -406,8 +406,12 @@ def test_openmmml_refuses_what_a_model_does_not_know(ml_potential, tmp_path):
         ml_potential("diffff")
     with pytest.raises(InputError, match="argument 'modelPath', which diffff does not know"):
         ml_potential("diffff", modelPath=MODEL)
+    with pytest.raises(InputError, match="model is of the type int; give the path of one"):
+        ml_potential("diffff", model=3)
+    with pytest.raises(InputError, match="fparam is given, but this model has none"):
+        ml_potential("diffff", model=MODEL, fparam=[0.1]).createSystem(deep_water().topology)
     potential = ml_potential("diffff", model=MODEL)
-    with pytest.raises(InputError, match=r"\(CH3 of residue ACE 1\) has the element C, but .* \['O', 'H'\]"):
+    with pytest.raises(InputError, match=r"\(CH3 of residue ACE 1\) is 'C', but the model has the types O, H only"):
         potential.createSystem(peptide().topology)
     classical = app.ForceField("amber14/tip3pfb.xml").createSystem(deep_water().topology)
     with pytest.raises(InputError, match="names an atom twice"):

@@ -300,6 +300,7 @@ def test_frames_that_make_no_sense_are_refused(tmp_path, suffix):
                 r"step 20: positions of shape \(15, 3\) given.*\(16, 3\)",
             ),
             (made[1]._replace(positions=broken), "finite numbers"),
+            (made[1]._replace(step="20"), "the step must be a whole number, 0 or more"),
             (made[1]._replace(velocities=np.zeros(3)), "velocities of shape"),
             (made[1]._replace(potential_energy=np.nan), "potential_energy is nan"),
             (made[1]._replace(box=np.zeros((3, 3))), "span a volume"),
@@ -335,6 +336,11 @@ def test_files_that_cannot_be_written_or_continued_are_refused(tmp_path):
         open_trajectory(tmp_path / "a.trr", waters())
     with pytest.raises(InputError, match=r'atom 1 .* is "OW", which is no chemical element'):
         open_trajectory(tmp_path / "a.xyz", ["O", "OW"])
+    for atoms in (None, "O"):
+        with pytest.raises(InputError, match=r"a\.xyz: atoms are .*; give a topology, or a list of symbols"):
+            open_trajectory(tmp_path / "a.xyz", atoms)
+    with pytest.raises(InputError, match="the path of a trajectory is 5; give the name of a file"):
+        open_trajectory(5, waters())
     for suffix in SUFFIXES:
         path = tmp_path / f"a{suffix}"
         with pytest.raises(InputError, match="there is no such file"):
@@ -344,6 +350,10 @@ def test_files_that_cannot_be_written_or_continued_are_refused(tmp_path):
         with pytest.raises(InputError, match="cannot be continued in this file"):
             open_trajectory(path, waters(), append_at_step=0)
         assert path.read_bytes() == kept
+        path.write_text("no line of it ends")
+        with pytest.raises(InputError, match="cannot be continued in this file"):
+            open_trajectory(path, waters(), append_at_step=0)
+        assert path.read_text() == "no line of it ends"
         write(path, made)
         with pytest.raises(InputError, match="16 atoms"):
             open_trajectory(path, ["O"] * 12, append_at_step=40)

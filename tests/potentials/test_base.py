@@ -80,6 +80,20 @@ def test_the_sum_of_potentials():
     assert Potential(terms=()).energy(*system) == 0.0
 
 
+def test_a_list_that_reaches_less_far_than_a_term_is_refused():
+    """Also by the cutoff of a term that looks at nothing itself, and of the shorter of two."""
+    both = Potential(terms=(Pairwise(cutoff=0.3), Pairwise(name="Other")))
+    params = {"Pairwise": PARAMS, "Other": PARAMS}
+    both.energy(params, POSITIONS, BOX, neighbor_list(POSITIONS, BOX, CUTOFF * (1.0 - 1e-15)))  # rounding
+    short = neighbor_list(POSITIONS, BOX, 0.5)
+    with pytest.raises(InputError, match=r"Other: the neighbour list reaches 0\.5 nm, the cutoff is 0\.8 nm; build"):
+        both.energy(params, POSITIONS, BOX, short)
+    with pytest.raises(InputError, match="Other: the neighbour list reaches"):
+        both.atomic_energies(params, POSITIONS, BOX, short)
+    with pytest.raises(InputError, match=r"no neighbour list, but the potential has a cutoff of 0\.8 nm"):
+        both.atomic_energies(params, POSITIONS, BOX, None)
+
+
 def test_terms_of_one_name_count_together():
     system = ({"Pairwise": PARAMS}, POSITIONS, BOX, neighbor_list(POSITIONS, BOX, CUTOFF))
     once, twice = Potential(terms=(Pairwise(),)), Potential(terms=(Pairwise(), Pairwise()))

@@ -9,6 +9,7 @@ from openmm import unit
 
 from diffff.errors import InputError
 from diffff.neighbors import neighbor_list
+from diffff.potentials.base import Potential
 from diffff.potentials.custom import CustomAngle, CustomBond, CustomEnergy, CustomTorsion
 from diffff.potentials.custom_nonbonded import CustomNonbonded, custom_nonbonded
 from diffff.potentials.tabulated import Continuous1D, Discrete
@@ -327,6 +328,6 @@ def test_nonbonded_settings_that_are_refused():
     assert isinstance(term, CustomNonbonded)
     params = {"a": jnp.ones(1)}
     with pytest.raises(InputError, match="the neighbour list reaches"):
-        term.energy(params, FLUID, BOX, neighbor_list(FLUID, BOX, 0.5))
+        Potential(terms=(term,)).energy({term.name: params}, FLUID, BOX, neighbor_list(FLUID, BOX, 0.5))
     with pytest.raises(InputError, match="the method is CutoffPeriodic, but there is no box"):
         term.energy(params, FLUID, None, neighbor_list(FLUID, None, 0.9))

@@ -8,6 +8,7 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.neighbors import neighbor_list
+from diffff.potentials.base import Potential
 from diffff.potentials.custom_gb import CustomGB, Formula, GBLaw, custom_gb
 from diffff.potentials.tabulated import Continuous1D
 from tests.check_term import check_term
@@ -144,6 +145,6 @@ def test_impossible_terms():
     with pytest.raises(InputError, match="no box"):
         term.energy(params, x, None, neighbor_list(x, None, CUTOFF))
     with pytest.raises(InputError, match=r"reaches 0\.2 nm"):
-        term.energy(params, x, box, neighbor_list(x, box, 0.2))
+        Potential(terms=(term,)).energy({term.name: params}, x, box, neighbor_list(x, box, 0.2))
     with pytest.raises(InputError, match="no 'width'"):
         term.energy({"a": params["a"], "b": params["b"]}, x, box, neighbor_list(x, box, CUTOFF))

@@ -15,6 +15,7 @@ import pytest
 
 import diffff
 from diffff.descriptors.radial import SplineBasis
+from diffff.errors import InputError
 from diffff.model import Model, spline_range
 from diffff.neighbors import neighbor_list
 from diffff.potentials.base import energy_and_forces, virial
@@ -232,6 +233,46 @@ def test_units_of_the_potential(models: dict[str, Model]) -> None:
     np.testing.assert_allclose(forces, force[0] * KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM, rtol=0, atol=1e-9)
     expected = expected_virial[0].reshape(3, 3) * KJ_PER_MOL_PER_EV
     np.testing.assert_allclose(strain, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["fparam_aparam", "default_fparam"])
+def test_frame_and_atomic_parameters_are_the_potentials_own(models: dict[str, Model], case: str) -> None:
+    """DeePMD-kit's energy, forces and virial, from a potential that was given the numbers once."""
+    coord, box, types = geometry("small")
+    model = with_path(models[case], evaluation="direct")
+    extra = {key: NUMBERS.get(f"{case}/small/{key}") for key in ("fparam", "aparam")}
+    positions, cell = coord * NM_PER_ANGSTROM, box * NM_PER_ANGSTROM
+    potential = model.potential(types, **extra)
+    system = (model.params, positions, cell, neighbor_list(positions, cell, potential.cutoff))
+    (found, forces), strain = jax.jit(lambda p, *x: (energy_and_forces(p, *x), virial(p, *x)))(potential, *system)
+    ours = {
+        "energy": found / KJ_PER_MOL_PER_EV,
+        "force": forces / KJ_PER_MOL_PER_EV / ANGSTROM_PER_NM,
+        "virial": strain / KJ_PER_MOL_PER_EV,
+        "atom_energy": potential.atomic_energies(*system) / KJ_PER_MOL_PER_EV,
+    }
+    assert_close({key: np.asarray(values) for key, values in ours.items()}, case, "small", 1e-10)
+
+
+def test_a_potential_that_cannot_be_made_is_refused(models: dict[str, Model]) -> None:
+    _, _, types = geometry("small")
+    both, plain = models["fparam_aparam"], models["one_side"]
+    per_atom = np.zeros((len(types), 1))
+    for model, given, options, message in (
+        (both, types, {}, "this model needs fparam: 1 numbers for each frame"),
+        (both, types, {"fparam": [0.0]}, "this model needs aparam: 1 numbers for each atom"),
+        (both, types, {"fparam": [0.0, 1.0], "aparam": per_atom}, "fparam: 2 numbers are given, but the pot.* takes 1"),
+        (both, types, {"fparam": [np.nan], "aparam": per_atom}, "fparam: not all values are finite"),
+        (both, types, {"fparam": [0.0], "aparam": per_atom[1:]}, r"aparam: shape .* does not fit frames of shape"),
+        (plain, types, {"fparam": [0.0]}, r"fparam is given, but this model has none \(fitting_net\.numb_fparam"),
+        (plain, np.array(["O", "H"]), {}, "types: <U1 of shape .2,.; give an index into the type map per atom"),
+        (plain, types[:0], {}, "there are no atoms: types is empty"),
+        (plain, np.array([0, 7]), {}, r"types: atom 1 \(from 0\) has the type 7, which is none of this model"),
+        (plain, np.array([0, -1]), {}, r"types: atom 1 \(from 0\) has the type -1"),
+        (plain, types, {"shortest": 0.0}, "shortest is 0.0 Å; give a positive number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.potential(given, **options)
 
 
 def test_a_pair_closer_than_the_splines_reach_poisons_the_energy(models: dict[str, Model]) -> None:

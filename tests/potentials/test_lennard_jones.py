@@ -8,6 +8,7 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.neighbors import neighbor_list
+from diffff.potentials.base import Potential
 from diffff.potentials.lennard_jones import LennardJones, lennard_jones
 from tests.check_term import check_term
 from tests.potentials.charged_systems import CUBIC, TRICLINIC, molecules
@@ -222,6 +223,6 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 def test_lists_and_boxes_that_do_not_fit_are_refused():
     term, positions = make(1, None, method="CutoffPeriodic", cutoff=0.9)
     with pytest.raises(InputError, match=r"the neighbour list reaches 0\.5 nm"):
-        term.energy(PARAMS, positions, CUBIC, neighbor_list(positions, CUBIC, 0.5))
+        Potential(terms=(term,)).energy({term.name: PARAMS}, positions, CUBIC, neighbor_list(positions, CUBIC, 0.5))
     with pytest.raises(InputError, match="the method is CutoffPeriodic, but there is no box"):
         term.energy(PARAMS, positions, None, neighbor_list(positions, None, 0.9))

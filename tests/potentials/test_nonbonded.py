@@ -11,6 +11,7 @@ import pytest
 from diffff.errors import InputError
 from diffff.neighbors import neighbor_list
 from diffff.potentials import pairwise
+from diffff.potentials.base import Potential
 from diffff.potentials.nonbonded import Nonbonded
 from diffff.potentials.nonbonded_setup import nonbonded
 from diffff.units import COULOMB_CONSTANT
@@ -201,7 +202,7 @@ def test_what_is_refused(changes, says):
 def test_lists_and_boxes_that_do_not_fit(method, box, reach, says):
     term, params, positions = two_atoms(0.4, method=method, cutoff=0.9)
     with pytest.raises(InputError, match=says):
-        term.energy(params, positions, box, neighbor_list(positions, box, reach))
+        Potential(terms=(term,)).energy({term.name: params}, positions, box, neighbor_list(positions, box, reach))
 
 
 def test_constants_and_shape_of_the_term():

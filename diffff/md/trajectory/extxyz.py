@@ -71,11 +71,13 @@ class ExtendedXYZ(Growing):
         """Bytes up to the end of the last frame that is kept; sets `last_step`."""
         end, n_atoms = 0, len(self._symbols)
         while line := self._file.readline():
+            if not line.strip().isdigit():
+                raise not_ours(self._path, f"at byte {end} there is no frame that begins with its number of atoms")
             comment = self._file.readline()
             if not comment.endswith(b"\n"):
                 break  # killed while it was written
             step = STEP.search(comment)
-            if step is None or not line.strip().isdigit():
+            if step is None:
                 raise not_ours(self._path, f"at byte {end} there is no frame that tells its step")
             if int(line) != n_atoms:
                 raise not_ours(self._path, f"it has a frame of {int(line)} atoms, the system has {n_atoms}")

@@ -15,6 +15,7 @@ from diffff.md.trajectory.hdf5 import HDF5
 from diffff.neighbors import checked
 
 NO_ELEMENT = ("", "X", "VS")  # how virtual sites are written
+SUFFIXES = (".dcd", ".xyz", ".extxyz", ".h5", ".hdf5")
 
 
 class Trajectory:
@@ -39,7 +40,9 @@ class Trajectory:
                 format cannot hold it, or the file cannot be written.
         """
         where = f"{self._path}, frame of step {frame.step}"
-        if frame.step < 0 or frame.step <= max(self.last_step, self._after):
+        if not isinstance(frame.step, int | np.integer) or frame.step < 0:
+            raise InputError(f"{where}: the step must be a whole number, 0 or more.")
+        if frame.step <= max(self.last_step, self._after):
             raise InputError(f"{where}: the file is at step {max(self.last_step, self._after)} already.")
         arrays = {"positions": frame.positions, "velocities": frame.velocities, "forces": frame.forces}
         arrays = {name: np.asarray(values, np.float64) for name, values in arrays.items() if values is not None}
@@ -101,6 +104,10 @@ def open_trajectory(
     Raises:
         InputError: the suffix is unknown, a symbol is no element's, or the file cannot be written or continued.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"the path of a trajectory is {path!r}; give the name of a file.")
+    if not isinstance(atoms, app.Topology | Sequence) or isinstance(atoms, str):
+        raise InputError(f'{path}: atoms are {atoms!r}; give a topology, or a list of symbols such as ["O", "H"].')
     path = Path(path)
     topology = atoms if isinstance(atoms, app.Topology) else _topology(atoms)
     if append_at_step is not None and append_at_step < 0:
