@@ -99,7 +99,7 @@ def at_most_one(options: dict[str, object]) -> None:
 @click.group(cls=Dff, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="diffff")
 def main() -> None:
-    """Differentiable force fields: train, test and convert Deep Potentials."""
+    """Differentiable force fields: train, test, run and convert Deep Potentials."""
     for handler in [*logger.handlers]:  # of an earlier call in this process
         logger.removeHandler(handler)
         handler.close()
@@ -339,6 +339,24 @@ def plot(inputs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("input", type=FILE)
+@click.option("-r", "--restart", is_flag=True, help="Continue the run from its checkpoint, bit for bit.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, although an earlier run has left its checkpoint.")
+@click.option("-o", "--output", type=FILE, help="Where the completed input goes.  [default: nowhere]")
+@logged
+def md(input: Path, restart: bool, overwrite: bool, output: Path | None) -> None:
+    """Run molecular dynamics.
+
+    INPUT is a .json or .yaml file that names a model, a structure and an integrator.
+    """
+    at_most_one({"--restart": restart or None, "--overwrite": overwrite or None})
+    start_jax()
+    from diffff.md.run import md
+
+    md(input, restart=restart, overwrite=overwrite, output=output)
+
+
+@main.command()
 @click.argument("files", metavar="XML...", nargs=-1, required=True)
 @click.option("--pdb", type=FILE, required=True, help="The system: a PDB or mmCIF file with all hydrogens.")
 @click.option(
@@ -422,12 +440,17 @@ def parity(
 
 
 @main.command()
+@click.argument("command", type=click.Choice(["train", "md"]), default="train")
 @logged
-def schema() -> None:
-    """Print the JSON Schema of input.json.
+def schema(command: str) -> None:
+    """Print the JSON Schema of an input file.
 
-    An editor that is given it completes keys and marks mistakes.
+    COMMAND is the one whose input it is: train, the default, or md. An editor that is given the schema completes keys
+    and marks mistakes.
     """
-    from diffff.train.config import json_schema
+    if command == "md":
+        from diffff.md.input import json_schema
+    else:
+        from diffff.train.config import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

@@ -1,4 +1,4 @@
-"""Reads a JSON or YAML file into nested dicts, and says where it is malformed."""
+"""Reads a JSON or YAML file into nested dicts, says where it is malformed, and finds the files that it names."""
 
 import json
 import re
@@ -25,6 +25,24 @@ def load(path: Path) -> Any:
     if path.suffix.lower() in (".yaml", ".yml"):
         return _load_yaml(text, path)
     return _load_json(text, path)
+
+
+def resolve(name: str, folder: Path) -> str | None:
+    """Finds a file or data system by the name it has in an input file.
+
+    Args:
+        name: A directory, or file.hdf5#/group; relative to the current directory, as in DeePMD-kit, or, where there
+            is no such thing, to the folder of the input file. Where both exist the current directory wins.
+        folder: The folder of the input file.
+
+    Returns:
+        The name, as it is found from the current directory; None if it is in neither place.
+    """
+    file, mark, group = name.partition("#")
+    for candidate in (Path(file), folder / file):
+        if candidate.exists():
+            return f"{candidate}{mark}{group}" if candidate != Path(file) else name
+    return None
 
 
 class _Doubled(dict[str, Any]):

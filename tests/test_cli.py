@@ -67,7 +67,7 @@ def test_version():
 
 def test_commands_are_those_of_deepmd_kit_and_each_has_help():
     of_deepmd = ["train", "test", "freeze", "convert", "show", "neighbor-stat", "model-devi", "plot"]
-    assert list(cli.main.commands) == [*of_deepmd, "parity", "schema"]
+    assert list(cli.main.commands) == [*of_deepmd, "md", "parity", "schema"]
     for name in cli.main.commands:
         result = run(name, "-h")
         assert result.exit_code == 0
@@ -190,3 +190,5 @@ def test_schema_is_json():
     pytest.importorskip("diffff.train.config")
     schema = json.loads(run("schema").output)
     assert {"model", "training"} <= schema["properties"].keys()
+    schema = json.loads(run("schema", "md").output)
+    assert {"model", "integrator"} <= schema["properties"].keys()

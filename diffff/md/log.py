@@ -32,6 +32,8 @@ class Log:
         if append_at_step is not None:
             try:
                 lines = path.read_text().splitlines(keepends=True)
+                if not (lines and lines[0].startswith("#")):
+                    raise ValueError("it has no header")
                 kept = [x for x in lines if x.endswith("\n") and (x[0] == "#" or int(x.split()[0]) <= append_at_step)]
             except (OSError, ValueError, IndexError) as error:
                 raise InputError(f"{path}: the log cannot be continued ({error}). Begin a new run.") from error

@@ -1,11 +1,8 @@
 """`simulate`: a run with its log, trajectory and checkpoints, which can be killed and continued without a trace."""
 
-import logging
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
 from typing import Any
 
 import jax
@@ -14,38 +11,16 @@ import numpy as np
 from diffff.errors import InputError
 from diffff.md import checkpoint
 from diffff.md.barostats import Barostat
+from diffff.md.calculator import Calculator
 from diffff.md.constraints import Constraints
 from diffff.md.engine import Engine
 from diffff.md.integrators import Integrator, Langevin
-from diffff.md.log import Log
-from diffff.md.observables import observe
+from diffff.md.outputs import Files, Outputs, Pace
+from diffff.md.positions import check_skin, positions_and_box
 from diffff.md.precision import cast, cast_params, check_dtype
-from diffff.md.state import Particles, State, particles, state_of
-from diffff.md.trajectory import Frame, Trajectory, open_trajectory
+from diffff.md.state import State, particles, state_of
+from diffff.md.whole import bonded_pairs, require_whole
 from diffff.potentials.base import Params, Potential
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Files of a run. Replicas have files of their own: ``md.log`` becomes ``md-0.log``, ``md-1.log``, ….
-
-    Attributes:
-        log: a table of energies and the like; None: none.
-        log_every: steps.
-        trajectory: .dcd, .xyz, .extxyz, .h5 or .hdf5; None: none.
-        trajectory_every: steps.
-        checkpoint: what a run is continued from, .npz; None: none.
-        checkpoint_every: steps. The bits of a run depend on it, since neighbour lists are made anew there.
-    """
-
-    log: Path | None = Path("md.log")
-    log_every: int = 100
-    trajectory: Path | None = None
-    trajectory_every: int = 1000
-    checkpoint: Path | None = Path("md.npz")
-    checkpoint_every: int = 10000
 
 
 def simulate(
@@ -61,11 +36,12 @@ def simulate(
     molecules: np.ndarray | None = None,
     atoms: Any | Sequence[str] = (),
     constraints: Constraints | None = None,
-    temperature: float = 300.0,
+    temperature: float | None = None,
     seed: int = 0,
     n_replicas: int = 1,
     dtype: str = "float64",
     skin: float = 0.1,
+    committee: Sequence[tuple[Potential, Params]] = (),
     outputs: Outputs | None = None,
     restart: bool = False,
 ) -> State:
@@ -84,11 +60,13 @@ def simulate(
             the pressure in the log is theirs. None: what constraints connect.
         atoms: an OpenMM topology or the symbols of the elements, for the trajectory.
         constraints: distances that are kept.
-        temperature: of the first velocities, K.
+        temperature: of the first velocities, K; None: that of the integrator, or 300 K.
         seed: of all random numbers.
         n_replicas: how many run at once; they differ in their random numbers.
         dtype: "float64" or "float32", in which forces are computed and atoms moved.
         skin: nm, how much farther than the cutoff the neighbour lists reach.
+        committee: other potentials of these atoms, with their parameters: how far all of them are apart goes into the
+            file ``outputs.deviation``. They do not move the atoms.
         outputs: files to write; None: none.
         restart: go on from the checkpoint, as if the run had not been interrupted.
 
@@ -100,13 +78,18 @@ def simulate(
             what was reached.
     """
     outputs = outputs or Outputs(log=None, trajectory=None, checkpoint=None)
-    _check(integrator, n_steps, n_replicas, outputs, dtype, masses, positions)
+    outputs.check(len(committee))
+    if temperature is None:
+        temperature = integrator.temperature or 300.0
+    _check(potential, n_steps, n_replicas, seed, temperature, dtype, skin)
+    masses = _masses(masses)
+    positions, box = _places(potential, positions, box, len(masses), n_replicas, dtype)
     _check_barostat(barostat, integrator, box)
     free = isinstance(integrator, Langevin)
-    some = cast(particles(np.asarray(masses, float), constraints, molecules=molecules, free_center=free), dtype)
+    some = cast(particles(masses, constraints, molecules=molecules, free_center=free), dtype)
     engine = Engine(cast(potential, dtype), cast_params(params, dtype), some, integrator, barostat, skin=skin)
     run = f"{integrator}, {barostat}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}"
-    run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps"
+    run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps, numbers {_digest(params, masses)}"
     sizes = None
     if restart:
         if outputs.checkpoint is None:
@@ -116,144 +99,94 @@ def simulate(
         options = {"temperature": temperature, "seed": seed, "n_replicas": n_replicas, "dtype": dtype}
         bath = integrator.bath() | ({} if barostat is None else barostat.bath())
         state = state_of(positions, box, some, bath, **options)
-    files = _Files(outputs, atoms, some, integrator.time_step, n_replicas, int(state.step[0]) if restart else None)
-    with files:
-        return _run(engine, state, sizes, n_steps, outputs, files, run)
-
-
-def _run(engine: Engine, state: State, sizes: Any, n_steps: int, outputs: Outputs, files: "_Files", run: str) -> State:
-    """All steps, and what is written in between."""
-    state = engine.start(state, sizes)
-    first, begun = int(state.step[0]), time.monotonic()
-    if sizes is None:
-        files.write(state)
-    while (step := int(state.step[0])) < n_steps:
-        state = engine.advance(state, min(files.steps_to_next(step), n_steps - step))
-        step = int(state.step[0])
-        files.write(state)
-        if outputs.checkpoint is not None and (step % outputs.checkpoint_every == 0 or step == n_steps):
-            files.flush()
-            assert engine.sizes is not None
-            checkpoint.save(outputs.checkpoint, state, engine.sizes, run)
-            state = engine.start(state)
-    rate = (n_steps - first) / max(time.monotonic() - begun, 1e-9)
-    logger.info("%d steps, %.1f steps/s, %.3g ns/day", n_steps - first, rate, 86.4 * rate * files.time_step)
+    others = [Calculator(*other, skin=skin, dtype=dtype) for other in committee]
+    after, dt = int(state.step[0]) if restart else None, integrator.time_step
+    pace = Pace(n_steps, dt, n_replicas)
+    with Files(outputs, atoms, some, others, time_step=dt, n_replicas=n_replicas, after=after) as files:
+        state = engine.start(state, sizes)
+        if not restart:
+            files.write(state)
+        while (step := int(state.step[0])) < n_steps:
+            state = engine.advance(state, min(outputs.steps_to_next(step), n_steps - step))
+            step = int(state.step[0])
+            files.write(state)
+            pace.passed(step)
+            if outputs.checkpoint is not None and (step % outputs.checkpoint_every == 0 or step == n_steps):
+                files.flush()
+                assert engine.sizes is not None
+                checkpoint.save(outputs.checkpoint, state, engine.sizes, run)
+                state = engine.start(state)
     return state
 
 
-class _Files:
-    """Logs and trajectories of all replicas."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        atoms: Any | Sequence[str],
-        some: Particles,
-        time_step: float,
-        n_replicas: int,
-        after: int | None,
-    ) -> None:
-        self._outputs, self.time_step, self._particles = outputs, time_step, some
-        self._observe = jax.jit(jax.vmap(lambda state: observe(state, some)))
-        self._logs: list[Log] = []
-        self._trajectories: list[Trajectory] = []
-        for replica in range(n_replicas):
-            if outputs.log is not None:
-                self._logs.append(Log(_of_replica(outputs.log, replica, n_replicas), append_at_step=after))
-            if outputs.trajectory is not None:
-                path = _of_replica(outputs.trajectory, replica, n_replicas)
-                self._trajectories.append(open_trajectory(path, atoms, append_at_step=after))
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for trajectory in self._trajectories:
-            trajectory.close()
-
-    def steps_to_next(self, step: int) -> int:
-        """Until something is to be written."""
-        every = [self._outputs.log_every] if self._logs else []
-        every += [self._outputs.trajectory_every] if self._trajectories else []
-        every += [self._outputs.checkpoint_every] if self._outputs.checkpoint is not None else []
-        return min((n - step % n for n in every), default=1000)
-
-    def write(self, state: State) -> None:
-        """What is due at this step."""
-        step = int(state.step[0])
-        to_log = bool(self._logs) and step % self._outputs.log_every == 0
-        to_trajectory = bool(self._trajectories) and step % self._outputs.trajectory_every == 0
-        if not (to_log or to_trajectory):
-            return
-        seen = self._observe(state)
-        for replica, log in enumerate(self._logs if to_log else []):
-            log.write(step, step * self.time_step, jax.tree.map(lambda x, r=replica: x[r], seen))
-        for replica, trajectory in enumerate(self._trajectories if to_trajectory else []):
-            trajectory.write(
-                Frame(
-                    step=step,
-                    time=step * self.time_step,
-                    positions=np.asarray(state.positions[replica]),
-                    box=None if state.box is None else np.asarray(state.box[replica]),
-                    velocities=np.asarray(state.velocities[replica]),
-                    forces=np.asarray(state.forces[replica]),
-                    potential_energy=float(seen.potential[replica]),
-                    kinetic_energy=float(seen.kinetic[replica]),
-                    temperature=float(seen.temperature[replica]),
-                )
-            )
-
-    def flush(self) -> None:
-        """Have all frames on disk."""
-        for trajectory in self._trajectories:
-            trajectory.flush()
-
-
-def _of_replica(path: Path, replica: int, n_replicas: int) -> Path:
-    return path if n_replicas == 1 else path.with_name(f"{path.stem}-{replica}{path.suffix}")
+def _digest(*trees: Any) -> str:
+    """A short name of some arrays, down to the last bit."""
+    found = sha256()
+    for leaf in jax.tree.leaves(trees):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _check(
-    integrator: Integrator,
-    n_steps: int,
-    n_replicas: int,
-    outputs: Outputs,
-    dtype: str,
-    masses: np.ndarray,
-    positions: np.ndarray,
+    potential: Potential, n_steps: int, n_replicas: int, seed: int, temperature: float, dtype: str, skin: float
 ) -> None:
     check_dtype(dtype)
-    if np.shape(positions)[-2:] != (len(masses), 3):
-        raise InputError(f"positions have the shape {np.shape(positions)} for {len(masses)} masses.")
-    if not np.isfinite(np.asarray(masses, float)).all() or np.any(np.asarray(masses) < 0.0):
-        raise InputError("a mass is negative or not finite; give amu, and 0 for virtual sites.")
-    for name in ("time_step", "temperature", "friction", "time_constant"):
-        value = vars(integrator).get(name, 1.0)
-        if not (math.isfinite(value) and value > 0.0):
-            raise InputError(f"{type(integrator).__name__}: {name} is {value}; give a positive number.")
-    counts = {"n_replicas": n_replicas}
-    counts |= {name: getattr(outputs, name) for name in ("log_every", "trajectory_every", "checkpoint_every")}
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; give 1 or more.")
-    if n_steps < 0:
-        raise InputError(f"n_steps is {n_steps}; give 0 or more.")
+    check_skin(skin)
+    if not isinstance(potential, Potential):
+        raise InputError(
+            f"a potential is wanted, but a {type(potential).__name__} is given; of a model that is "
+            "model.potential(types), with model.params."
+        )
+    for name, value, least in (("n_steps", n_steps, 0), ("n_replicas", n_replicas, 1), ("seed", seed, 0)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value}; give a whole number, {least} or more.")
+    if not (math.isfinite(temperature) and temperature >= 0.0):
+        raise InputError(f"temperature is {temperature} K; give 0 or more.")
+
+
+def _masses(masses: Any) -> np.ndarray:
+    try:
+        found = np.asarray(masses, float)
+    except (TypeError, ValueError):
+        raise InputError("masses are no numbers; give amu, shape (n_atoms,).") from None
+    if found.ndim != 1 or not np.isfinite(found).all() or np.any(found < 0.0):
+        raise InputError("a mass is negative or not finite; give amu, shape (n_atoms,), and 0 for virtual sites.")
+    return found
+
+
+def _places(
+    potential: Potential, positions: Any, box: Any, n_atoms: int, n_replicas: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions and boxes, those of all replicas if there are several: finite, in nm, and molecules whole."""
+    if np.ndim(positions) == 3 and len(positions) != n_replicas:
+        raise InputError(f"positions are of {len(positions)} replicas, but n_replicas is {n_replicas}.")
+    each_x = list(positions) if np.ndim(positions) == 3 else [positions]
+    each_box = list(box) if np.ndim(box) == 3 else [box]
+    if len(each_box) not in (1, n_replicas):
+        raise InputError(f"boxes are of {len(each_box)} replicas, but n_replicas is {n_replicas}.")
+    n, pairs = max(len(each_x), len(each_box)), bonded_pairs(potential)
+    found = [positions_and_box(each_x[k % len(each_x)], each_box[k % len(each_box)], dtype) for k in range(n)]
+    for x, cell in found:
+        if len(x) != n_atoms:
+            raise InputError(f"positions have the shape {np.shape(positions)} for {n_atoms} masses.")
+        require_whole(pairs, x, cell)
+    if n == 1:
+        return found[0]
+    return np.stack([x for x, _ in found]), None if box is None else np.stack([cell for _, cell in found])  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _check_barostat(barostat: Barostat | None, integrator: Integrator, box: np.ndarray | None) -> None:
     if barostat is None:
         return
-    name, given, thermostat = type(barostat).__name__, vars(barostat), vars(integrator)
+    name = type(barostat).__name__
     if box is None:
         raise InputError(f"{name}: there is no box whose volume could change. Give box, or leave the barostat out.")
-    if "temperature" not in thermostat:
-        raise InputError(f"{name} needs a thermostat: take Langevin, NoseHoover or CSVR instead of {integrator}.")
-    for shared in ("temperature", "time_step"):
-        if given.get(shared, thermostat[shared]) != thermostat[shared]:
-            raise InputError(f"{name} has the {shared} {given[shared]}, the integrator {thermostat[shared]}.")
-    for key in ("temperature", "time_constant", "compressibility", "every"):
-        value = given.get(key, 1.0)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name}: {key} is {value}; give a positive number.")
-    if not math.isfinite(barostat.pressure):
-        raise InputError(f"{name}: pressure is {barostat.pressure} bar; give a finite number.")
+    if integrator.temperature is None:
+        raise InputError(f"{name} needs a thermostat: take Langevin, NoseHoover or CSVR.")
+    cells = np.asarray(box, float).reshape(-1, 3, 3)
+    triangular = not np.triu(cells, 1).any() and np.all(np.diagonal(cells, axis1=1, axis2=2) > 0.0)
+    if barostat.coupling == "full" and not triangular:
+        raise InputError(
+            f"{name}: coupling 'full' needs a box (a_x, 0, 0), (b_x, b_y, 0), (c_x, c_y, c_z) with a positive "
+            "diagonal; turn box and positions together until it is one."
+        )

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 from diffff import spec
 from diffff.errors import InputError, InputErrors
 from diffff.files import replacing
-from diffff.input_file import load
+from diffff.input_file import load, resolve
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData
@@ -252,24 +252,6 @@ def read_input(path: str | Path) -> Input:
         for change in changes:
             logger.info("%s: old input: %s", path, change)
     return _with_found_systems(spec.validate(Input, data, where=str(path)), path)
-
-
-def resolve(name: str, folder: Path) -> str | None:
-    """Finds a data system by the name it has in an input file.
-
-    Args:
-        name: A directory, or file.hdf5#/group; relative to the current directory, as in DeePMD-kit, or, where there
-            is no such thing, to the folder of the input file. Where both exist the current directory wins.
-        folder: The folder of the input file.
-
-    Returns:
-        The name, as it is found from the current directory; None if it is in neither place.
-    """
-    file, mark, group = name.partition("#")
-    for candidate in (Path(file), folder / file):
-        if candidate.exists():
-            return f"{candidate}{mark}{group}" if candidate != Path(file) else name
-    return None
 
 
 def _with_found_systems(given: Input, path: Path) -> Input:

@@ -8,6 +8,7 @@ import openmm as mm
 import openmm.app as app
 import pytest
 from openmm import unit
+from pydantic import ValidationError
 
 from diffff import units
 from diffff.errors import InputError
@@ -141,8 +142,8 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "md.npz").write_bytes(b"PK not a zip")
     with pytest.raises(InputError, match="damaged"):
         run(tmp_path, 80, restart=True)
-    with pytest.raises(InputError, match=r"Langevin: time_step is 0.0; give a positive number"):
-        run(tmp_path, 10, integrator=Langevin(time_step=0.0, temperature=300.0))
+    with pytest.raises(ValidationError, match="time_step"):
+        Langevin(time_step=0.0, temperature=300.0)
     with pytest.raises(InputError, match="log_every is 0"):
         run(tmp_path, 10, log_every=0)
     with pytest.raises(InputError, match="no trajectory format"):

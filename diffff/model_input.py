@@ -1,0 +1,175 @@
+"""The section `model` of an input file that runs a potential: a Deep Potential, force-field XML, or a sum of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from diffff.errors import InputError
+from diffff.frontend.forcefield import ForceField
+from diffff.input_file import resolve
+from diffff.model import load
+from diffff.potentials.base import Params, Potential
+from diffff.spec import Spec, Variants
+from diffff.structure import Structure
+
+FileName = Annotated[str, Field(min_length=1)]
+
+
+class Bound(NamedTuple):
+    """A model of certain atoms.
+
+    Attributes:
+        potential: its energy.
+        params: its parameter tree.
+        system: ``openmm.System`` of the force field in it, which knows masses and constraints; None if there is none.
+    """
+
+    potential: Potential
+    params: Params
+    system: Any = None
+
+
+class Deep(Spec):
+    """A trained Deep Potential."""
+
+    type: Literal["deep"] = "deep"
+    file: FileName
+    "The model file, .dp or .yaml."
+
+    @property
+    def extra_particles(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def bound(self, structure: Structure, folder: Path) -> Bound:
+        """The model for the elements of a structure.
+
+        Raises:
+            InputError: there is no such file, it is no model, or the model lacks an element.
+        """
+        model = load(resolve(self.file, folder) or self.file)
+        place = {name: number for number, name in enumerate(model.type_map)}
+        for atom, symbol in enumerate(structure.symbols):
+            if symbol not in place:
+                what = "has no element" if symbol is None else f"is {symbol}"
+                raise InputError(f"{self.file}: atom {atom} (from 0) {what}; the model is for {list(model.type_map)}.")
+        types = np.array([place[str(symbol)] for symbol in structure.symbols], int)
+        return Bound(model.potential(types), model.params)
+
+
+class Xml(Spec):
+    """A force field in OpenMM's XML files; the keys are those of `ForceField.create_potential`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"cutoff": "nonbonded_cutoff", "method": "nonbonded_method"}
+
+    type: Literal["xml"] = "xml"
+    files: Annotated[tuple[FileName, ...], Field(min_length=1)]
+    "The files, by path or by name in OpenMM's library."
+    nonbonded_method: Literal["NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"] = "NoCutoff"
+    "How nonbonded interactions are computed."
+    nonbonded_cutoff: PositiveFloat = 1.0
+    "In nm."
+    switch_distance: PositiveFloat | None = None
+    "Where Lennard-Jones begins to be switched off, nm; by default it is cut."
+    ewald_error_tolerance: PositiveFloat = 5e-4
+    "From which the splitting and the grid of PME are chosen."
+    use_dispersion_correction: bool | None = None
+    "Lennard-Jones beyond the cutoff, on average; by default as the files say."
+    constraints: Literal["HBonds", "AllBonds", "HAngles"] | None = None
+    "Bonds and angles that are kept as they are."
+    rigid_water: bool | None = None
+    "Keeps water molecules as they are; by default as the files say."
+    hydrogen_mass: PositiveFloat | None = None
+    "Mass of hydrogens, amu, the rest being taken from the atoms they are bound to, for longer time steps."
+    solute_dielectric: PositiveFloat | None = None
+    "Of an implicit solvent."
+    solvent_dielectric: PositiveFloat | None = None
+    "Of an implicit solvent."
+    implicit_solvent_kappa: NonNegativeFloat | None = None
+    "Inverse screening length of its salt, 1/nm."
+    sasa_method: Literal["ACE", "LCPO", "none"] | None = None
+    "Surface energy of an implicit solvent."
+    ignore_external_bonds: bool = False
+    "Matches residues whatever they are bonded to."
+    missing: Literal["error", "skip"] = "error"
+    'What to do about bonds, angles and torsions without a row: stop, or "skip" as OpenMM does.'
+    add_extra_particles: bool = False
+    "Adds the sites of four- and five-point water and the like to the structure."
+    allow_scripts: bool = False
+    "Lets OpenMM run the Python code in the files."
+
+    @property
+    def extra_particles(self) -> tuple[str, ...]:
+        """Files whose sites the structure has to get."""
+        return self.files if self.add_extra_particles else ()
+
+    def bound(self, structure: Structure, folder: Path) -> Bound:
+        """The force field for the topology of a structure.
+
+        Raises:
+            InputError: the structure has no topology, or see `ForceField`.
+        """
+        if structure.topology is None:
+            raise InputError(
+                "model.type xml needs residues and bonds, which this structure does not have; give a PDB or mmCIF file."
+            )
+        field = ForceField(
+            *(resolve(file, folder) or file for file in self.files),
+            allow_scripts=self.allow_scripts,
+            missing=self.missing,
+        )
+        left = {"type", "files", "hydrogen_mass", "add_extra_particles", "allow_scripts"}
+        options = self.model_dump(exclude=left, exclude_defaults=True)  # OpenMM refuses options that no force heeds
+        potential, params = field.create_potential(structure.topology, **options), field.params()
+        options |= {} if self.hydrogen_mass is None else {"hydrogenMass": self.hydrogen_mass}
+        return Bound(potential, params, field.create_system(structure.topology, params, **options))
+
+
+Part = Annotated[Deep | Xml, Variants()]
+
+
+class Sum(Spec):
+    """The sum of several models, such as a Deep Potential on top of a force field."""
+
+    type: Literal["sum"] = "sum"
+    models: Annotated[tuple[Part, ...], Field(min_length=1)]
+    "The parts, each a section of its own."
+
+    @model_validator(mode="after")
+    def _has_one_of_each(self) -> "Sum":
+        for kind, hint in ((Xml, "name all their files in one"), (Deep, "give one")):
+            if sum(isinstance(part, kind) for part in self.models) > 1:
+                raise ValueError(f'has two parts of the type "{kind.model_fields["type"].default}"; {hint}')
+        return self
+
+    @property
+    def extra_particles(self) -> tuple[str, ...]:
+        """Files whose sites the structure has to get."""
+        return tuple(file for part in self.models for file in part.extra_particles)
+
+    def bound(self, structure: Structure, folder: Path) -> Bound:
+        """The sum for a structure.
+
+        Raises:
+            InputError: see the parts.
+        """
+        bounds = [part.bound(structure, folder) for part in self.models]
+        total = bounds[0]
+        for other in bounds[1:]:
+            total = Bound(
+                total.potential + other.potential,
+                {**total.params, **other.params},
+                other.system if total.system is None else total.system,
+            )
+        return total
+
+
+ModelInput = Annotated[Deep | Xml | Sum | FileName, Variants()]
+
+
+def model_of(given: Deep | Xml | Sum | str) -> Deep | Xml | Sum:
+    """The section; a plain name is that of a Deep Potential."""
+    return Deep(file=given) if isinstance(given, str) else given
