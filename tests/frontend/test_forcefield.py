@@ -130,9 +130,12 @@ def ours(ff: ForceField, topology: app.Topology, x: np.ndarray, params=None, **o
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9},
-        {"nonbondedMethod": app.PME, "nonbondedCutoff": 9 * unit.angstrom, "constraints": app.HBonds},
+        pytest.param(
+            {"nonbondedMethod": app.PME, "nonbondedCutoff": 9 * unit.angstrom, "constraints": app.HBonds},
+            marks=pytest.mark.slow,
+        ),
         {"nonbondedMethod": app.PME, "nonbondedCutoff": 0.8, "switchDistance": 0.7, "rigidWater": False},
     ],
     ids=["no cutoff", "reaction field", "PME", "PME, flexible, switched"],

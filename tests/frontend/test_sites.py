@@ -83,6 +83,7 @@ def field(tmp_path) -> ForceField:
     return ForceField(tmp_path / "sites.xml")
 
 
+@pytest.mark.slow
 def test_each_number_of_a_site_has_the_derivative_of_the_edited_file(field):
     potential, params = field.create_potential(TOPOLOGY), field.params()
     listed = neighbor_list(np.asarray(potential.placed(params, jnp.asarray(X))), None, potential.cutoff)

@@ -22,7 +22,7 @@ def check(calculator, system, x, box, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("make", [deep_water, peptide])
+@pytest.mark.parametrize("make", [deep_water, pytest.param(peptide, marks=pytest.mark.slow)])
 def test_energy_forces_and_virial_are_those_of_the_potential(make, dtype):
     system = make()
     calculator = Calculator(system.potential, system.params, dtype=dtype)

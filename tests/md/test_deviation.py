@@ -111,6 +111,7 @@ def test_equal_models_do_not_deviate(models):
     assert all((column == 0.0).all() for column in found)
 
 
+@pytest.mark.slow
 def test_in_a_run_the_deviation_is_that_of_the_frames(models):
     """Calculators in kJ/mol and nm, and DeePMD-kit's units: the same numbers, also of the virial's sign."""
     coords, box, types = water(1)

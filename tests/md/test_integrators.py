@@ -148,6 +148,7 @@ def test_steps_in_one_go_or_in_many_are_the_same():
     np.testing.assert_array_equal(one[-1].velocities, many[-1].velocities)
 
 
+@pytest.mark.slow
 def test_deep_water_keeps_its_energy_and_renews_its_lists():
     system = deep_water()
     some = particles(system.masses)

@@ -7,6 +7,7 @@ operation by operation: one compiled program per case would take ten times as lo
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,14 +61,14 @@ def frames_of(case: str) -> tuple[str, ...]:
     return ("three",) if f"{case}/three/energy" in NUMBERS else GEOMETRIES
 
 
-def together() -> list[list[str]]:
-    """Cases with rare shapes in one test each: there they share what is compiled, whichever process runs them."""
+def together() -> list[Any]:
+    """Cases with rare shapes in one slow test each: there they share what is compiled, whichever process runs them."""
     rare = {"three": [], "float32": [], "neuron": []}
     plain = []
     for case in CASES:
         kind = next((word for word in rare if word in case), "three" if frames_of(case) == ("three",) else None)
         plain.append([case]) if kind is None else rare[kind].append(case)
-    return [*plain, *rare.values()]
+    return [*plain, *(pytest.param(cases, marks=pytest.mark.slow) for cases in rare.values())]
 
 
 def is_single(model: Model) -> bool:

@@ -37,6 +37,7 @@ def test_madelung_constant_of_rock_salt(options):
     np.testing.assert_allclose(found, -4 * COULOMB_CONSTANT * MADELUNG_NACL / 0.3, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_energy_does_not_depend_on_the_splitting():
     """A charged triclinic cell with molecules, cutoffs up to one and a half edges: only complete sums agree."""
     system = molecules(2, 0.4 * TRICLINIC, method="Ewald", periodic_exceptions=True, dispersion_correction=False)

@@ -99,12 +99,14 @@ def small(**options):
     return energy, (smooth, arrays[1], arrays[2])
 
 
+@pytest.mark.slow
 def test_derivatives_are_differences():
     """First order in parameters, positions and box."""
     energy, arguments = small(method="LJPME")
     check_grads(energy, arguments, order=1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_differences():
     """The gradient of a force-matching loss in charges, positions and box."""
     energy, (columns, positions, box) = small(method="PME")
@@ -118,6 +120,7 @@ def test_second_derivatives_are_differences():
     check_grads(loss, arguments, order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
 
 
+@pytest.mark.slow
 def test_forward_over_reverse_is_reverse_over_reverse():
     system = molecules(2, 0.4 * TRICLINIC)
     box, grid = jnp.asarray(system.box), (8, 9, 10)
