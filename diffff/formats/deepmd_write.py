@@ -29,7 +29,9 @@ def save_model(
 ) -> None:
     """Writes a `.dp` or `.yaml` file that DeePMD-kit 3.2 loads.
 
-    The energy bias goes to out_bias, and out_std is 1: DeePMD-kit's TensorFlow backend alone multiplies by out_std.
+    The energy bias goes to bias_atom_e, since `dp compress` loses out_bias; that of a net in single precision, which
+    would round it, and of a model with types without energy goes to out_bias. out_std is 1: DeePMD-kit's TensorFlow
+    backend alone multiplies by it.
 
     Args:
         path: The file to write.
@@ -59,7 +61,8 @@ def save_model(
 
 def _model(model: DeepModel, params: Params) -> Tree:
     n_types = len(model.type_map)
-    preset = model.preset_out_bias
+    preset, bias = model.preset_out_bias, np.asarray(params["bias"], np.float64)
+    outside = _precision(model.fitting_net) == "float32" or bool(model.atom_exclude_types)
     return {
         "@class": "Model",
         "type": "standard",
@@ -70,9 +73,9 @@ def _model(model: DeepModel, params: Params) -> Tree:
         "rcond": model.fitting_net.rcond,
         "preset_out_bias": preset and {"energy": [None if x is None else [x] for x in preset.energy]},
         "descriptor": _descriptor(model.descriptor, params["descriptor"], model.type_map),
-        "fitting": _fitting(model, params["fitting"]),
+        "fitting": _fitting(model, params["fitting"], np.zeros_like(bias) if outside else bias),
         "@variables": {
-            "out_bias": np.asarray(params["bias"], np.float64).reshape(1, n_types, 1),
+            "out_bias": (bias if outside else np.zeros_like(bias)).reshape(1, n_types, 1),
             "out_std": np.ones((1, n_types, 1)),
         },
     }
@@ -118,7 +121,7 @@ def _descriptor(settings: SeE2A, params: Params, type_map: Sequence[str]) -> Tre
     }
 
 
-def _fitting(model: DeepModel, params: Params) -> Tree:
+def _fitting(model: DeepModel, params: Params, bias: np.ndarray) -> Tree:
     settings, n_types = model.fitting_net, len(model.type_map)
     n_in = model.descriptor.n_features + settings.numb_fparam + settings.numb_aparam
     trainable = settings.trainable
@@ -148,7 +151,7 @@ def _fitting(model: DeepModel, params: Params) -> Tree:
         "exclude_types": list(model.atom_exclude_types),
         "nets": _collection("fitting_network", 1, n_types, networks),
         "@variables": {
-            "bias_atom_e": np.zeros((n_types, 1)),
+            "bias_atom_e": bias.reshape(n_types, 1),
             "case_embd": None,
             **{key: np.asarray(params[key], precision) if key in params else None for key in scales},
         },

@@ -9,7 +9,7 @@ import numpy as np
 from diffff import units
 from diffff.errors import InputError
 from diffff.md.positions import check_skin, positions_and_box
-from diffff.md.precision import cast, cast_params, check_dtype
+from diffff.md.precision import cast_params, cast_potential, check_dtype
 from diffff.md.verlet_list import VerletList, filled, sizes_for
 from diffff.md.whole import bonded_pairs, require_whole
 from diffff.neighbors import directed_pairs
@@ -72,7 +72,7 @@ class Calculator:
                 "of a model that is model.potential(types) and model.params."
             )
         self.potential, self.skin, self.dtype = potential, float(skin), np.dtype(dtype)
-        self._arrays, structure = jax.tree.flatten(cast(potential, self.dtype))
+        self._arrays, structure = jax.tree.flatten(cast_potential(potential, self.dtype))
         self._params = cast_params(params, self.dtype)
         self._list: VerletList | None = None
         self._bonds = bonded_pairs(potential)

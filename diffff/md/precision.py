@@ -1,12 +1,14 @@
 """In which precision a potential is computed."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from diffff.errors import InputError
-from diffff.potentials.base import Params
+from diffff.potentials.base import Params, Potential
+from diffff.potentials.deep import DeepPot
 
 T = TypeVar("T")
 
@@ -34,6 +36,17 @@ def cast(tree: T, dtype: Any) -> T:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast_leaf, tree)
+
+
+def cast_potential(potential: Potential, dtype: Any) -> Potential:
+    """A potential in a precision; its networks are computed in float32 too if that is it, else in their own."""
+    if jnp.dtype(dtype) == jnp.float32:
+        terms = (
+            replace(term, model=term.model.in_single_precision()) if isinstance(term, DeepPot) else term
+            for term in potential.terms
+        )
+        potential = replace(potential, terms=tuple(terms))
+    return cast(potential, dtype)
 
 
 def cast_params(params: Params, dtype: Any) -> Params:

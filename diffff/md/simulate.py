@@ -17,7 +17,7 @@ from diffff.md.engine import Engine
 from diffff.md.integrators import Integrator, Langevin
 from diffff.md.outputs import Files, Outputs, Pace
 from diffff.md.positions import check_skin, positions_and_box
-from diffff.md.precision import cast, cast_params, check_dtype
+from diffff.md.precision import cast, cast_params, cast_potential, check_dtype
 from diffff.md.state import State, particles, state_of
 from diffff.md.whole import bonded_pairs, require_whole
 from diffff.potentials.base import Params, Potential
@@ -87,7 +87,7 @@ def simulate(
     _check_barostat(barostat, integrator, box)
     free = isinstance(integrator, Langevin)
     some = cast(particles(masses, constraints, molecules=molecules, free_center=free), dtype)
-    engine = Engine(cast(potential, dtype), cast_params(params, dtype), some, integrator, barostat, skin=skin)
+    engine = Engine(cast_potential(potential, dtype), cast_params(params, dtype), some, integrator, barostat, skin=skin)
     run = f"{integrator}, {barostat}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}"
     run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps, numbers {_digest(params, masses)}"
     sizes = None

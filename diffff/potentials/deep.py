@@ -102,6 +102,16 @@ class DeepModel(Spec):
             raise ValueError(f"excluded type {wrong[0]} does not exist; types are 0 to {n - 1}")
         return self
 
+    def in_single_precision(self) -> "DeepModel":
+        """The same model, whose nets compute in float32."""
+        single = {"precision": "float32"}
+        return self.model_copy(
+            update={
+                "descriptor": self.descriptor.model_copy(update=single),
+                "fitting_net": self.fitting_net.model_copy(update=single),
+            }
+        )
+
     # ------------------------------------------------------------------ parameters
     def init(self, seed: int = 0) -> Params:
         """Random networks from the seeds of the sections, or from ``seed`` where these have none."""

@@ -245,6 +245,21 @@ def test_two_sided_networks_are_named_centre_neighbour(models):
         )
 
 
+@pytest.mark.parametrize(("case", "store"), [("two_side", "bias_atom_e"), ("float32", "out_bias")])
+def test_the_energy_bias_is_written_where_compression_and_rounding_spare_it(models, tmp_path, case, store):
+    """`dp compress` loses out_bias; a fitting net in single precision rounds bias_atom_e."""
+    model, params = load_model(models / f"{case}.dp")
+    bias = np.arange(1.0, 1.0 + len(params["bias"])) * 1e3 + 1e-6
+    save_model(tmp_path / "a.dp", model, {**params, "bias": bias})
+    tree = read_tree(tmp_path / "a.dp")["model"]
+    found = {
+        "out_bias": tree["@variables"]["out_bias"].ravel(),
+        "bias_atom_e": tree["fitting"]["@variables"]["bias_atom_e"].ravel(),
+    }
+    np.testing.assert_array_equal(found.pop(store), bias)
+    assert not np.any(found.popitem()[1])
+
+
 def test_both_stores_of_the_energy_bias_are_added(models):
     tree = read_tree(models / "bias_both.dp")["model"]
     expected = tree["@variables"]["out_bias"][0, :, 0] + tree["fitting"]["@variables"]["bias_atom_e"][:, 0]
