@@ -13,7 +13,7 @@ from diffff.md.precision import cast_params, cast_potential, check_dtype
 from diffff.md.verlet_list import VerletList, filled, sizes_for
 from diffff.md.whole import bonded_pairs, require_whole
 from diffff.neighbors import directed_pairs
-from diffff.potentials.base import Params, Potential, energy_forces_virial
+from diffff.potentials.base import Params, Potential, energy_forces_virial, require_potential
 
 _CLOSE = 0.06  # nm, below the shortest bonds there are
 
@@ -65,12 +65,7 @@ class Calculator:
         """
         check_dtype(dtype)
         check_skin(skin)
-        if not isinstance(potential, Potential) or not isinstance(params, dict):
-            kinds = f"{type(potential).__name__} and {type(params).__name__}"
-            raise InputError(
-                f"a potential and its params are wanted, but {kinds} are given; "
-                "of a model that is model.potential(types) and model.params."
-            )
+        require_potential(potential, params)
         self.potential, self.skin, self.dtype = potential, float(skin), np.dtype(dtype)
         self._arrays, structure = jax.tree.flatten(cast_potential(potential, self.dtype))
         self._params = cast_params(params, self.dtype)

@@ -146,10 +146,14 @@ class NoseHoover(Spec):
         kinetic, scale = particles.kinetic_energy(state.velocities), jnp.ones((), state.velocities.dtype)
         last = self.chain - 1
 
+        def energy() -> jax.Array:
+            return jnp.sum(0.5 * mass * jnp.stack(speed) ** 2 + free * kt * jnp.stack(eta))
+
         def push(j: int, kinetic: jax.Array) -> jax.Array:
             twice = 2.0 * kinetic if j == 0 else mass[j - 1] * speed[j - 1] ** 2
             return (twice - free[j] * kt) / mass[j]
 
+        before = energy()
         for weight in _SUZUKI_YOSHIDA:
             dt = weight * self.time_step / 2
             speed[last] = speed[last] + dt / 2 * push(last, kinetic)
@@ -163,9 +167,9 @@ class NoseHoover(Spec):
                 slow = jnp.exp(-dt / 4 * speed[j + 1])
                 speed[j] = (speed[j] * slow + dt / 2 * push(j, kinetic)) * slow
             speed[last] = speed[last] + dt / 2 * push(last, kinetic)
-        bath = {"eta": jnp.stack(eta), "eta_velocity": jnp.stack(speed)}
-        heat = jnp.sum(0.5 * mass * bath["eta_velocity"] ** 2 + free * kt * bath["eta"])
-        return replace(state, velocities=scale * state.velocities, bath=bath, heat=heat.astype(state.heat.dtype))
+        bath = state.bath | {"eta": jnp.stack(eta), "eta_velocity": jnp.stack(speed)}
+        heat = state.heat + (energy() - before).astype(state.heat.dtype)
+        return replace(state, velocities=scale * state.velocities, bath=bath, heat=heat)
 
 
 class CSVR(Spec):

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
 from diffff.neighbors import Neighbors
-from diffff.potentials.base import Params, Potential
+from diffff.potentials.base import Params, Potential, require_potential
 from diffff.potentials.bonded import HarmonicAngle, HarmonicBond, UreyBradley
 from diffff.potentials.cmap import CMAPTorsion
 from diffff.potentials.custom import CustomAngle, CustomBond, CustomTorsion
@@ -158,6 +158,9 @@ def add_force(
     Raises:
         InputError: atoms, particles and box do not go together; see `Calculator` too.
     """
+    require_potential(potential, params)
+    if not isinstance(name, str):
+        raise InputError(f"name is {name!r}; give a text.")
     chosen = _chosen(system, potential, atoms)
     whole = _is_periodic(system, periodic)
     _check_sites(system, potential, chosen)

@@ -20,7 +20,7 @@ from diffff.md.positions import check_skin, positions_and_box
 from diffff.md.precision import cast, cast_params, cast_potential, check_dtype
 from diffff.md.state import State, particles, state_of
 from diffff.md.whole import bonded_pairs, require_whole
-from diffff.potentials.base import Params, Potential
+from diffff.potentials.base import Params, Potential, require_potential
 
 
 def simulate(
@@ -81,7 +81,8 @@ def simulate(
     outputs.check(len(committee))
     if temperature is None:
         temperature = integrator.temperature or 300.0
-    _check(potential, n_steps, n_replicas, seed, temperature, dtype, skin)
+    require_potential(potential, params)
+    _check(n_steps, n_replicas, seed, temperature, dtype, skin)
     masses = _masses(masses)
     positions, box = _places(potential, positions, box, len(masses), n_replicas, dtype)
     _check_barostat(barostat, integrator, box)
@@ -127,16 +128,9 @@ def _digest(*trees: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def _check(
-    potential: Potential, n_steps: int, n_replicas: int, seed: int, temperature: float, dtype: str, skin: float
-) -> None:
+def _check(n_steps: int, n_replicas: int, seed: int, temperature: float, dtype: str, skin: float) -> None:
     check_dtype(dtype)
     check_skin(skin)
-    if not isinstance(potential, Potential):
-        raise InputError(
-            f"a potential is wanted, but a {type(potential).__name__} is given; of a model that is "
-            "model.potential(types), with model.params."
-        )
     for name, value, least in (("n_steps", n_steps, 0), ("n_replicas", n_replicas, 1), ("seed", seed, 0)):
         if not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{name} is {value}; give a whole number, {least} or more.")

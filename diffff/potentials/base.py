@@ -186,6 +186,20 @@ class Potential:
         )
 
 
+def require_potential(potential: Any, params: Any) -> None:
+    """Refuse what is no potential with its parameters, such as a model.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+    if not isinstance(potential, Potential) or not isinstance(params, dict):
+        kinds = f"{type(potential).__name__} and {type(params).__name__}"
+        raise InputError(
+            f"a potential and its params are wanted, but {kinds} are given; "
+            "of a model that is model.potential(types) and model.params."
+        )
+
+
 def energy_and_forces(
     potential: Potential, params: Params, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors
 ) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 """Barostats against exact laws of volume and shape, and against each other."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from diffff import units
 from diffff.errors import InputError
 from diffff.md.barostats import CellRescaling, MonteCarlo
 from diffff.md.engine import Engine
-from diffff.md.integrators import CSVR, Langevin, VelocityVerlet
+from diffff.md.integrators import CSVR, Langevin, NoseHoover, VelocityVerlet
+from diffff.md.observables import observe
 from diffff.md.simulate import Outputs, simulate
 from diffff.md.state import particles, state_of
 from diffff.potentials.base import Potential
@@ -181,6 +183,24 @@ def test_a_run_that_was_cut_in_two_is_the_same_run(kind, coupling, dtype, tmp_pa
     assert str(whole.box.dtype) == dtype
     changed = np.asarray(whole.box) != 2.0 * np.eye(3)
     assert np.all(changed == (np.tril(np.ones((3, 3))) if coupling == "full" else np.eye(3)))
+
+
+@pytest.mark.parametrize("kind", BAROSTATS)
+def test_energy_is_conserved_beside_every_thermostat(kind):
+    """What thermostat and barostat take out is booked by both: dumbbells in a box that changes by a fifth."""
+    x = 2.0 * np.random.default_rng(1).uniform(size=(20, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])
+    where = (x.reshape(40, 3), 2.0 * np.eye(3), np.full(40, 20.0))
+    params = {"Dumbbells": {"k": jnp.float64(3e4)}}
+    for thermostat in (Langevin, NoseHoover, CSVR):
+        integrator = thermostat(time_step=DT, temperature=T)
+        some = particles(where[2], molecules=np.repeat(np.arange(20), 2), free_center=thermostat is Langevin)
+        engine = Engine(GAS, params, some, integrator, BAROSTATS[kind])
+        bath = integrator.bath() | BAROSTATS[kind].bath()
+        begun = engine.start(state_of(where[0], where[1], some, bath, temperature=T, seed=1))
+        ended = engine.advance(begun, 400)
+        assert abs(np.linalg.det(ended.box[0]) / 8.0 - 1.0) > 0.1
+        before, after = (observe(jax.tree.map(lambda v: v[0], one), some) for one in (begun, ended))
+        np.testing.assert_allclose(after.conserved, before.conserved, rtol=0, atol=0.02 * float(before.kinetic))
 
 
 def test_what_makes_no_sense_is_refused():
