@@ -1,0 +1,267 @@
+"""From the free variables of an optimiser to the parameter tree: scales, bounds, ties.
+
+An optimiser sees a vector v of free variables that starts at zero. The numbers that move are ``x_i = T_i(u_i)`` with
+``u = N v``: N makes numbers equal or keeps sums, T_i keeps bounds, and ``dT_i/du = scale`` at the start.
+
+    no bound          x = x0 + s u
+    one bound b       x = b + (x0 - b) exp(s u / (x0 - b))
+    two bounds a, b   x = a + (b - a) / (1 + exp(-(logit p + s u / ((b - a) p (1 - p))))),   p = (x0 - a) / (b - a)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field
+from scipy.linalg import null_space
+
+from diffff import tree
+from diffff.errors import InputError
+from diffff.fit.rules import Numbers, Selection
+from diffff.pytree import pytree, static
+from diffff.spec import Spec, Variants
+
+
+class Equal(Selection):
+    """Numbers that stay equal to each other; they start at their mean."""
+
+    type: Literal["equal"] = "equal"
+
+
+class FixedSum(Selection):
+    """Numbers whose sum stays as it is at the start."""
+
+    type: Literal["sum"] = "sum"
+
+
+class ResidueSum(Spec):
+    """The sum over the atoms of each residue stays as it is at the start, as charges must."""
+
+    type: Literal["residue_sum"] = "residue_sum"
+    select: Annotated[str, Field(min_length=1)] = "NonbondedForce/charge"
+    "Name of the column."
+
+
+Tie = Annotated[Equal | FixedSum | ResidueSum, Variants()]
+
+
+@pytree
+class Free:
+    """The map from free variables to the parameter tree.
+
+    Attributes:
+        base: leaves of the tree by path, as the files or the initial network have them.
+        index: which elements of each leaf move, by path, in the flat array.
+        starts: shape ``(n_numbers,)``, values at the start.
+        scales: shape ``(n_numbers,)``.
+        lower: shape ``(n_numbers,)``, -inf without bound.
+        upper: shape ``(n_numbers,)``, inf without bound.
+        ties: N, shape ``(n_numbers, n_free)``; None for the identity.
+        prior_means: shape ``(n_numbers,)``.
+        prior_weights: shape ``(n_numbers,)``, 1 / sigma, 0 without prior.
+        n_free: number of free variables.
+    """
+
+    base: dict[str, jax.Array]
+    index: dict[str, jax.Array]
+    starts: jax.Array
+    scales: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    ties: jax.Array | None
+    prior_means: jax.Array
+    prior_weights: jax.Array
+    n_free: int = static()
+
+    def numbers(self, v: jax.Array) -> jax.Array:
+        """The numbers that move ``(n_numbers,)`` for free variables ``(n_free,)``; zeros give the start."""
+        u = self.scales * (v if self.ties is None else self.ties @ v)
+        below, above = jnp.isfinite(self.lower), jnp.isfinite(self.upper)
+        a, b = jnp.where(below, self.lower, 0.0), jnp.where(above, self.upper, 0.0)
+        one = jnp.where(below, a, b)
+        away = jnp.where(below ^ above, self.starts - one, 1.0)
+        width = jnp.where(below & above, b - a, 1.0)
+        p = jnp.where(below & above, (self.starts - a) / width, 0.5)
+        bounded = a + width * jax.nn.sigmoid(jnp.log(p) - jnp.log1p(-p) + u / (width * p * (1.0 - p)))
+        half = one + away * jnp.exp(jnp.where(below ^ above, u / away, 0.0))
+        return jnp.where(below & above, bounded, jnp.where(below ^ above, half, self.starts + u))
+
+    def params(self, v: jax.Array) -> Any:
+        """The parameter tree."""
+        return self.placed(self.numbers(v))
+
+    def placed(self, numbers: jax.Array) -> Any:
+        """The parameter tree with other numbers ``(n_numbers,)`` where some move."""
+        leaves, first = dict(self.base), 0
+        for path, index in self.index.items():
+            leaf, last = leaves[path], first + len(index)
+            flat = jnp.ravel(leaf).at[index].set(numbers[first:last].astype(leaf.dtype))
+            leaves[path], first = flat.reshape(leaf.shape), last
+        return tree.unflatten(leaves)
+
+    def prior_residuals(self, v: jax.Array) -> jax.Array:
+        """``(x - mean) / sigma`` of each number, 0 without prior."""
+        return (self.numbers(v) - self.prior_means) * self.prior_weights
+
+
+def free_of(
+    params: Any,
+    found: Sequence[Numbers],
+    ties: Sequence[Equal | FixedSum | ResidueSum] = (),
+    counts: Mapping[str, np.ndarray] | None = None,
+) -> Free:
+    """The free variables of the numbers that move.
+
+    Args:
+        params: the parameter tree.
+        found: what moves, as `moving` tells.
+        ties: between them.
+        counts: for each column of a `ResidueSum`, how often each of its rows occurs in each residue of the data, shape
+            ``(n_residues, n_rows)``.
+
+    Raises:
+        InputError: a number starts on or beyond a bound, or a tie makes no sense.
+    """
+    leaves = tree.flatten(params)
+    starts = np.concatenate([np.ravel(leaves[some.path])[some.index] for some in found]).astype(float)
+    each = [_columns(np.asarray(leaves[some.path], float).ravel(), some) for some in found]
+    lower, upper, scales, means, weights = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    starts = _equal_starts(found, ties, starts)
+    matrix = _matrix(found, ties, counts or {}, scales, np.isfinite(lower) | np.isfinite(upper))
+    _check_bounds(found, starts, lower, upper)
+    index: dict[str, Any] = {}
+    for some in found:
+        index[some.path] = np.concatenate([index[some.path], some.index]) if some.path in index else some.index
+    return Free(
+        base={path: jnp.asarray(leaf) for path, leaf in leaves.items()},
+        index={path: jnp.asarray(rows) for path, rows in index.items()},
+        starts=jnp.asarray(starts),
+        scales=jnp.asarray(scales),
+        lower=jnp.asarray(lower),
+        upper=jnp.asarray(upper),
+        ties=None if matrix is None else jnp.asarray(matrix),
+        prior_means=jnp.asarray(np.where(np.isnan(means), starts, means)),
+        prior_weights=jnp.asarray(weights),
+        n_free=len(starts) if matrix is None else matrix.shape[1],
+    )
+
+
+def _columns(values: np.ndarray, some: Numbers) -> tuple[np.ndarray, ...]:
+    """Lower and upper bound, scale, mean and weight of the prior of some numbers of an array."""
+    start, one, given = values[some.index], np.ones(len(some.index)), some.treatment
+    low, high = given.bounds or (None, None)
+    typical = float(np.sqrt(np.mean(values**2))) or 1.0
+    scale = one * given.scale if given.scale is not None else np.maximum(0.1 * np.abs(start), 0.01 * typical)
+    mean = np.nan if given.prior is None or given.prior.mean is None else given.prior.mean
+    weight = 0.0 if given.prior is None else 1.0 / given.prior.sigma
+    lower, upper = (-np.inf if low is None else low), (np.inf if high is None else high)
+    return one * lower, one * upper, scale, one * mean, one * weight
+
+
+def _selected(found: Sequence[Numbers], tie: Equal | FixedSum) -> np.ndarray:
+    """Which of the numbers that move a tie holds together, bool ``(n_numbers,)``."""
+    parts = []
+    for some in found:
+        size = int(np.prod(some.shape))
+        if some.places is None:
+            parts.append(tie.rows(some.path, None, size)[some.index])
+        else:
+            parts.append(tie.rows(some.path, some.places, len(some.places)))
+    return np.concatenate(parts)
+
+
+def _equal_starts(found: Sequence[Numbers], ties: Sequence[Any], starts: np.ndarray) -> np.ndarray:
+    starts = starts.copy()
+    for tie in ties:
+        if isinstance(tie, Equal):
+            some = _selected(found, tie)
+            starts[some] = starts[some].mean() if some.any() else starts[some]
+    return starts
+
+
+def _matrix(
+    found: Sequence[Numbers],
+    ties: Sequence[Any],
+    counts: Mapping[str, np.ndarray],
+    scales: np.ndarray,
+    bounded: np.ndarray,
+) -> np.ndarray | None:
+    """N, the directions in units of the scales that all ties leave; None if there are no ties."""
+    if not ties:
+        return None
+    rows: list[np.ndarray] = []
+    linear = np.zeros(len(scales), bool)
+    for number, tie in enumerate(ties):
+        where = f"ties[{number}]"
+        if isinstance(tie, ResidueSum):
+            new = _residue_rows(found, tie, counts, where)
+            linear |= np.any(new != 0.0, axis=0)
+            rows += list(new)
+            continue
+        some = _selected(found, tie)
+        if some.sum() < 2:
+            raise InputError(
+                f'{where}: "{tie.select}" holds {int(some.sum())} numbers that move; a tie is between two or more.'
+            )
+        if isinstance(tie, Equal):
+            first, *others = np.flatnonzero(some)
+            scales[some] = scales[some].mean()
+            for other in others:
+                rows.append(np.zeros(len(scales)))
+                rows[-1][[first, other]] = 1.0, -1.0
+        else:
+            linear |= some
+            rows.append(some.astype(float))
+    if np.any(linear & bounded):
+        k = int(np.flatnonzero(linear & bounded)[0])
+        raise InputError(
+            f"ties: {_label(found, k)} has bounds and is part of a fixed sum; diffff keeps one of both. Remove one."
+        )
+    tied = np.any(np.array(rows) != 0.0, axis=0)
+    kernel = null_space(np.array(rows)[:, tied] * scales[tied])
+    if kernel.shape[1] == 0 and tied.all():
+        raise InputError("ties: they leave no number free to move. Remove some.")
+    matrix = np.zeros((len(scales), kernel.shape[1] + int((~tied).sum())))
+    matrix[np.ix_(tied, np.arange(kernel.shape[1]))] = kernel
+    matrix[np.flatnonzero(~tied), kernel.shape[1] + np.arange(int((~tied).sum()))] = 1.0
+    return matrix
+
+
+def _residue_rows(
+    found: Sequence[Numbers], tie: ResidueSum, counts: Mapping[str, np.ndarray], where: str
+) -> np.ndarray:
+    if tie.select not in counts:
+        raise InputError(
+            f'{where}: "{tie.select}" is no column whose rows belong to single atoms, such as NonbondedForce/charge.'
+        )
+    wanted = counts[tie.select]
+    new = np.concatenate(
+        [
+            wanted[:, some.index] if some.path == tie.select else np.zeros((len(wanted), len(some.index)))
+            for some in found
+        ],
+        axis=1,
+    )
+    new = np.unique(new[np.any(new != 0.0, axis=1)], axis=0)
+    if not len(new):
+        raise InputError(f'{where}: no number of "{tie.select}" moves.')
+    return new
+
+
+def _label(found: Sequence[Numbers], k: int) -> str:
+    for some in found:
+        if k < len(some.index):
+            return some.label(k)
+        k -= len(some.index)
+    raise IndexError(k)
+
+
+def _check_bounds(found: Sequence[Numbers], starts: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    for k in np.flatnonzero((starts <= lower) | (starts >= upper)):
+        raise InputError(
+            f"parameters: {_label(found, int(k))} is {starts[k]:g}, not within its bounds "
+            f"[{lower[k]:g}, {upper[k]:g}]. A number must start inside; on a bound it could never move. Change the "
+            "bounds, or keep the number as it is."
+        )

@@ -1,0 +1,195 @@
+"""Which numbers of a model move in a fit, and how: ordered rules over the names of arrays and the rows of files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, PositiveFloat, model_validator
+
+from diffff import tree
+from diffff.errors import InputError
+from diffff.frontend.rows import Place
+from diffff.spec import Spec
+
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class Prior(Spec):
+    """What is known of a number before the fit: a normal distribution."""
+
+    sigma: PositiveFloat
+    "Its standard deviation, in the unit of the number."
+    mean: float | None = None
+    "Its mean; by default the number in the file."
+
+
+class Treatment(Spec):
+    """What becomes of numbers in a fit."""
+
+    train: bool = True
+    "False: they keep their values."
+    bounds: tuple[float | None, float | None] | None = None
+    "Smallest and largest value; null where there is none."
+    scale: PositiveFloat | None = None
+    "How much a number may be expected to change, for the length of steps; by default a tenth of its size."
+    prior: Prior | None = None
+    "Pulls the numbers towards a mean."
+    lr: PositiveFloat = 1.0
+    "Multiplies the learning rate, for optimisers that have one."
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if not self.train and (self.bounds or self.scale or self.prior or self.lr != 1.0):
+            raise ValueError('"train" is false, so that bounds, scale, prior and lr mean nothing; remove them')
+        lower, upper = self.bounds or (None, None)
+        if lower is not None and upper is not None and lower >= upper:
+            raise ValueError(f"bounds are [{lower}, {upper}]; the first must be the smaller one")
+        return self
+
+
+class Selection(Spec):
+    """Some numbers of a model."""
+
+    select: Pattern
+    'Pattern over the names of arrays, such as "NonbondedForce/epsilon"; "*" also spans "/".'
+    where: dict[str, str | tuple[str, ...]] | None = None
+    """Patterns that attributes of the row must match, one of them each, such as {"type": "protein-C*"}. The key "atoms"
+    is for the types or classes of a row in their order, from either end: {"atoms": ["c3", "oh"]}."""
+
+    def rows(self, path: str, places: Sequence[Place] | None, n_rows: int) -> np.ndarray:
+        """Which rows of an array are selected, bool ``(n_rows,)``.
+
+        Raises:
+            InputError: there are conditions on rows, but the array has none, since it is no column of a file.
+        """
+        if not fnmatchcase(path, self.select):
+            return np.zeros(n_rows, bool)
+        if not self.where:
+            return np.ones(n_rows, bool)
+        if places is None:
+            raise InputError(f'"{self.select}" with "where" selects {path}, which stands in no file and has no rows.')
+        return np.array([self._fits(place) for place in places], bool)
+
+    def _fits(self, place: Place) -> bool:
+        attributes = place.element.attributes
+        for key, patterns in (self.where or {}).items():
+            if key == "atoms":
+                if not _in_either_order(atoms_of(place), (patterns,) if isinstance(patterns, str) else patterns):
+                    return False
+            else:
+                some = (patterns,) if isinstance(patterns, str) else patterns
+                if key not in attributes or not any(fnmatchcase(attributes[key], pattern) for pattern in some):
+                    return False
+        return True
+
+
+class Rule(Selection):
+    """Numbers, and what becomes of them; of several rules the first that selects a number holds."""
+
+    treatment: Treatment = Treatment()
+    "What becomes of them."
+
+
+def atoms_of(place: Place) -> tuple[str, ...]:
+    """The types or classes that a row is for, in its order: ``("c3", "oh")``; of an atom in a residue, its name."""
+    attributes = place.element.attributes
+    for kind in ("type", "class"):
+        found = [attributes[f"{kind}{k}"] for k in range(1, 9) if f"{kind}{k}" in attributes]
+        if found or kind in attributes:
+            return tuple(found) or (attributes[kind],)
+    return (attributes["name"],) if "name" in attributes else ()
+
+
+def _in_either_order(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    if len(names) != len(patterns):
+        return False
+    return any(
+        all(fnmatchcase(name, pattern) for name, pattern in zip(order, patterns, strict=True))
+        for order in (names, names[::-1])
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Some numbers of one array that move.
+
+    Attributes:
+        path: of the array, "NonbondedForce/epsilon".
+        index: which of its elements, counted in the flat array, shape ``(n,)``.
+        treatment: theirs.
+        places: where they stand in files; None if nowhere.
+        shape: of the array.
+    """
+
+    path: str
+    index: np.ndarray
+    treatment: Treatment
+    places: tuple[Place, ...] | None
+    shape: tuple[int, ...]
+
+    def label(self, k: int) -> str:
+        """The k-th number in words: ``epsilon(OW)``, or its place in a network."""
+        column = self.path.rpartition("/")[2]
+        if self.places is None:
+            return f"{self.path}[{', '.join(map(str, np.unravel_index(self.index[k], self.shape)))}]"
+        key = self.places[k].key
+        name = column if isinstance(key, str) else f"{column}, number {key}"
+        return f"{name}({'-'.join(atoms_of(self.places[k])) or f'line {self.places[k].element.line}'})"
+
+
+def moving(
+    params: Any, places: Mapping[str, Sequence[Place]], rules: Sequence[Rule], where: str = "parameters"
+) -> list[Numbers]:
+    """Which numbers move.
+
+    Args:
+        params: the parameter tree.
+        places: where the numbers of an array stand, by path, for arrays that come from files.
+        rules: ordered; every number must be selected by one of them.
+        where: what messages call the rules.
+
+    Returns:
+        The numbers in the order of the tree, and of the rules within an array.
+
+    Raises:
+        InputError: a rule selects nothing, or nothing that earlier ones leave to it; a number is selected by none; or
+            nothing moves.
+    """
+    used, chosen = [0] * len(rules), [0] * len(rules)
+    found, uncovered = [], []
+    for path, leaf in tree.flatten(params).items():
+        n_rows = int(np.size(leaf))
+        stand = places.get(path)
+        stand = None if stand is None or len(stand) != n_rows else tuple(stand)
+        left = np.ones(n_rows, bool)
+        for number, rule in enumerate(rules):
+            selected = rule.rows(path, stand, n_rows)
+            used[number] += int(selected.sum())
+            index = np.flatnonzero(selected & left)
+            left &= ~selected
+            chosen[number] += len(index)
+            if rule.treatment.train and len(index):
+                some = None if stand is None else tuple(stand[i] for i in index)
+                found.append(Numbers(path, index, rule.treatment, some, np.shape(leaf)))
+        if left.any():
+            uncovered.append(f"{path} ({int(left.sum())} of {n_rows})")
+    _check_rules(rules, used, chosen, params, where)
+    if uncovered:
+        raise InputError(
+            f"{where}: no rule is for {', '.join(uncovered)}. Add rules, or as the last one "
+            '{"select": "*", "treatment": {"train": false}}, which keeps all the rest.'
+        )
+    if not found:
+        raise InputError(f'{where}: all numbers are kept as they are. Add a rule without "train": false.')
+    return found
+
+
+def _check_rules(rules: Sequence[Rule], used: Sequence[int], chosen: Sequence[int], params: Any, where: str) -> None:
+    for number, rule in enumerate(rules):
+        what = f'{where}[{number}]: "{rule.select}"' + (f" with {rule.where}" if rule.where else "")
+        if not used[number]:
+            raise InputError(f"{what} selects nothing. The arrays are {', '.join(tree.paths(params))}.")
+        if not chosen[number] and rule.treatment.train:
+            raise InputError(f"{what} has no effect: earlier rules take all it selects. Move it up or remove it.")

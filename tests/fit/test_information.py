@@ -1,0 +1,96 @@
+"""Error bars of a fit: those of a straight line, coverage under noise, and directions that no data determine."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import least_squares
+
+from diffff.fit.free import Equal, free_of
+from diffff.fit.information import in_words, known
+from diffff.fit.rules import Rule, moving
+from diffff.spec import validate
+
+KEEP = {"select": "*", "treatment": {"train": False}}
+
+
+def of_line(y, sigma, prior=0.0, degenerate=False):
+    """What is known of a + b x, x = 0, 1, …; with ``degenerate`` of a + b + c x."""
+    x = np.arange(len(y), dtype=float)
+    design = np.stack([np.ones_like(x), np.ones_like(x), x] if degenerate else [np.ones_like(x), x], axis=1) / sigma
+    found = np.linalg.lstsq(design, y / sigma, rcond=None)[0]
+    n = design.shape[1]
+    residuals = design @ found - y / sigma
+    return known(residuals, design, prior * np.eye(n), np.eye(n), found, np.ones(n))
+
+
+def test_a_straight_line_has_the_errors_of_the_textbook():
+    """``var(b) = s^2 / sum (x - mean x)^2``, ``var(a) = s^2 (1/n + mean^2 / sum (x - mean x)^2)``."""
+    x, y = np.arange(20.0), np.arange(20.0) + np.random.default_rng(1).normal(size=20)
+    found = of_line(y, 0.3)
+    b, a = np.polyfit(x, y, 1)
+    s2 = np.sum((y - a - b * x) ** 2) / 18
+    spread = np.sum((x - x.mean()) ** 2)
+    np.testing.assert_allclose(found.values, [a, b], rtol=1e-10)
+    expected = [np.sqrt(s2 * (1 / 20 + x.mean() ** 2 / spread)), np.sqrt(s2 / spread)]
+    np.testing.assert_allclose(found.errors, expected, rtol=1e-10)
+    np.testing.assert_allclose(found.informed, 1.0)
+
+
+def test_error_bars_hold_the_truth_as_often_as_they_say():
+    rng, inside = np.random.default_rng(2), []
+    for _ in range(400):
+        found = of_line(2.0 + 0.5 * np.arange(30.0) + rng.normal(size=30), 10.0)  # sigma was guessed wrong
+        inside.append(np.abs(found.values - [2.0, 0.5]) < found.errors)
+    np.testing.assert_allclose(np.mean(inside, axis=0), 0.683, atol=0.07)
+
+
+def test_a_direction_that_no_data_determine_is_told():
+    found = of_line(1.0 + np.arange(10.0) + np.random.default_rng(1).normal(size=10), 1.0, degenerate=True)
+    assert np.isinf(found.errors[:2]).all() and np.isfinite(found.errors[2])
+    np.testing.assert_array_equal(found.informed[:2], 0.0)
+    assert found.eigenvalues[0] < 1e-12 * found.eigenvalues[-1]
+    words = in_words(found.directions[0], ["a", "b", "c"])
+    assert words in ("a against b", "b against a")
+    held = of_line(1.0 + np.arange(10.0), 1.0, prior=10.0, degenerate=True)
+    assert np.isfinite(held.errors).all()
+
+
+def test_a_prior_is_what_is_known_without_data():
+    """Data and prior of equal weight: each informs one half, and the variance is half of either's."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=400)
+    jacobian = np.ones((400, 1)) / np.std(y)
+    found = known(
+        (y.mean() - y) / np.std(y), jacobian, np.array([[20.0 / np.std(y)]]), np.eye(1), np.zeros(1), np.ones(1)
+    )
+    np.testing.assert_allclose(found.informed, 0.5, rtol=0.01)
+    np.testing.assert_allclose(found.errors, np.std(y) / np.sqrt(800), rtol=0.01)
+
+
+def test_a_fit_with_bounds_and_ties_finds_the_truth_and_its_errors():
+    """Morse curves with one shared width: ``D_i (1 - exp(-a (r - r_i)))^2`` from noisy points."""
+    start = {"M": {"D": jnp.array([300.0, 500.0]), "r": jnp.array([0.12, 0.12]), "a": jnp.array([18.0, 22.0])}}
+    rules = [{"select": "M/D", "treatment": {"bounds": [0, None]}}, {"select": "M/*"}, KEEP][:2]
+    free = free_of(start, moving(start, {}, [validate(Rule, r) for r in rules]), [Equal(select="M/a")])
+    r = jnp.linspace(0.08, 0.2, 60)
+
+    def curves(params):
+        m = params["M"]
+        return (m["D"][:, None] * (1.0 - jnp.exp(-m["a"][:, None] * (r - m["r"][:, None]))) ** 2).ravel()
+
+    truth = {"M": {"D": jnp.array([400.0, 350.0]), "r": jnp.array([0.11, 0.13]), "a": jnp.array([19.0, 19.0])}}
+    noisy = np.asarray(curves(truth)) + np.random.default_rng(4).normal(size=120)
+
+    @jax.jit
+    def residuals(v):
+        return curves(free.params(v)) - noisy
+
+    slope = jax.jit(jax.jacobian(residuals))
+    end = least_squares(residuals, np.zeros(free.n_free), slope, method="lm")
+    x = np.asarray(free.numbers(end.x))
+    by_number = np.asarray(jax.jacobian(free.numbers)(jnp.asarray(end.x)))
+    found = known(end.fun, np.asarray(slope(end.x)), np.zeros((6, 5)), by_number, x, np.asarray(free.scales))
+    expected = np.concatenate([truth["M"][name] for name in ("D", "a", "r")])  # in the order of the tree
+    assert np.all(np.abs(x - expected) < 3.5 * found.errors)
+    assert np.all(found.errors < 0.05 * np.abs(expected))
+    np.testing.assert_allclose(found.scatter, 1.0, atol=0.2)
