@@ -8,6 +8,7 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
+from diffff.md.crowding import tell_of_crowding
 from diffff.md.positions import check_skin, positions_and_box
 from diffff.md.precision import cast_params, cast_potential, check_dtype
 from diffff.md.verlet_list import VerletList, filled, sizes_for
@@ -142,6 +143,8 @@ class Calculator:
         if new is None or new.neighbors.overflow:
             sizes = sizes_for(np.asarray(where), None if box is None else np.asarray(box), cutoff, self.skin)
             new = self._filled(sizes, cutoff, where, box)
+        if self._list is None:
+            tell_of_crowding(self.potential, where, box, new.neighbors)
         self._list = new
         return new
 

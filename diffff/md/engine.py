@@ -12,6 +12,7 @@ from jax import lax
 from diffff.cell_list import CellList
 from diffff.errors import InputError
 from diffff.md.barostats import Barostat
+from diffff.md.crowding import tell_of_crowding
 from diffff.md.integrators import Integrator
 from diffff.md.state import Particles, State
 from diffff.md.verlet_list import VerletList, filled, sizes_for
@@ -75,6 +76,10 @@ class Engine:
         pairs = self._lists(self._arrays, state, self.sizes)
         while np.any(pairs.neighbors.overflow):
             pairs = self._larger_lists(state, pairs)
+        if self._pairs is None:
+            potential, _, _ = self._parts(self._arrays)
+            first = jax.tree.map(lambda leaf: leaf[0], pairs)
+            tell_of_crowding(potential, first.positions, first.box, first.neighbors)
         self._pairs = pairs
         new = self._started(self._arrays, state, pairs)
         if not (np.isfinite(new.energy).all() and np.isfinite(new.forces).all()):

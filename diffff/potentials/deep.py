@@ -343,6 +343,17 @@ class DeepPot:
         )
         return energies[self.slot] * units.KJ_PER_MOL_PER_EV
 
+    def most_neighbors(self, positions: jax.Array, box: jax.Array | None, neighbors: Neighbors) -> jax.Array:
+        """The largest number of neighbours of each type that any atom has within the cutoff, shape ``(n_types,)``."""
+        n_atoms, n_types = len(positions), len(self.layout)
+        i, j, shift = neighbors.directed()
+        dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
+        dr = dr if box is None else dr + shift.astype(positions.dtype) @ box
+        near = (i < n_atoms) & (jnp.sum(dr**2, axis=1) < self.cutoff**2)
+        types = jnp.asarray(np.repeat(np.arange(n_types), self.layout))[self.slot[jnp.minimum(j, n_atoms - 1)]]
+        counts = jnp.zeros((n_atoms + 1, n_types), jnp.int32).at[i, types].add(near)
+        return jnp.max(counts[:n_atoms], axis=0, initial=0)
+
 
 def bind(
     model: DeepModel,

@@ -1,18 +1,19 @@
 """Residuals of a fit: their derivatives, and the force field that made the data comes back with its error bars."""
 
-import jax
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import openmm.app as app
 import pytest
 from jax.test_util import check_grads
-from scipy.optimize import least_squares
 
 from diffff import ForceField
+from diffff.errors import InputError
 from diffff.fit.free import free_of
-from diffff.fit.information import in_words, known
 from diffff.fit.problem import FitSystem, Sigmas, all_residuals, predictions, residuals
 from diffff.fit.rules import Rule, moving
+from diffff.fit.solve import solve
 from diffff.spec import validate
 
 XML = """<ForceField>
@@ -94,16 +95,7 @@ def fitted(field, system, rules, seed=3):
         for column, values in params[group].items():
             params[group][column] = values * (1.0 + 0.2 * rng.choice([-1.0, 1.0], values.shape))
     found = moving(params, field.rows, [validate(Rule, rule) for rule in rules])
-    free = free_of(params, found)
-    to_match = jax.jit(lambda v: all_residuals([system], free.params(v), SIGMAS))
-    slopes = jax.jit(jax.jacfwd(to_match))
-    end = least_squares(to_match, np.zeros(free.n_free), slopes, method="lm", xtol=1e-14, ftol=1e-14)
-    by_number = np.asarray(jax.jacobian(free.numbers)(jnp.asarray(end.x)))
-    pull = np.zeros((len(free.starts), free.n_free))
-    values = np.asarray(free.numbers(jnp.asarray(end.x)))
-    known_now = known(end.fun, np.asarray(slopes(end.x)), pull, by_number, values, np.asarray(free.scales))
-    labels = [some.label(k) for some in found for k in range(len(some.index))]
-    return known_now, labels
+    return solve(lambda tree: all_residuals([system], tree, SIGMAS), free_of(params, found), found)
 
 
 BONDS = [{"select": f"{group}/*"} for group in BONDED] + [{"select": "*", "treatment": {"train": False}}]
@@ -111,7 +103,9 @@ BONDS = [{"select": f"{group}/*"} for group in BONDED] + [{"select": "*", "treat
 
 def test_rows_come_back_within_three_of_their_error_bars(field):
     for seed in range(3):
-        found, labels = fitted(field, system_of(field, noise=1.0, seed=seed), BONDS, seed)
+        fit = fitted(field, system_of(field, noise=1.0, seed=seed), BONDS, seed)
+        found, labels = fit.known, fit.labels
+        assert fit.converged and fit.end < 0.1 * fit.start
         truth = {"angle(H-O-H)": 1.82, "k(H-O-H)": 620.0, "k(O-H)": 4600.0, "length(O-H)": 0.0957}
         for label, value, error in zip(labels, found.values, found.errors, strict=True):
             assert abs(value - truth[label]) < 3.0 * error < 0.2 * truth[label]
@@ -121,8 +115,18 @@ def test_rows_come_back_within_three_of_their_error_bars(field):
 def test_what_the_data_do_not_determine_is_named(field):
     """Neither epsilon of H, which is zero in the geometric mean, nor the sigma beside it has any effect."""
     rules = [{"select": "NonbondedForce/sigma", "where": {"type": "h"}}, *BONDS]
-    found, labels = fitted(field, system_of(field, noise=1.0), rules)
-    k = labels.index("sigma(h)")
+    fit = fitted(field, system_of(field, noise=1.0), rules)
+    found, k = fit.known, fit.labels.index("sigma(h)")
     assert np.isinf(found.errors[k])
     assert np.isfinite(np.delete(found.errors, k)).all()
-    assert in_words(found.directions[0], labels) == "sigma(h)"
+    assert fit.sloppy()[0] == "sigma(h)"
+    assert re.search(r"(?m)^sigma\(h\) +0\.1 +0\.1 +not determined$", fit.table())
+
+
+def test_a_fit_without_data_is_refused(field):
+    params = field.params()
+    found = moving(params, field.rows, [validate(Rule, rule) for rule in BONDS])
+    with pytest.raises(InputError, match="the fit has no data"):
+        solve(lambda tree: jnp.zeros(0), free_of(params, found), found)
+    with pytest.raises(InputError, match="3 of 3 residuals are not finite at the start"):
+        solve(lambda tree: jnp.full(3, jnp.nan), free_of(params, found), found)

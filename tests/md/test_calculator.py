@@ -7,9 +7,11 @@ from openmm import unit
 
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
+from diffff.model import Model, load
+from diffff.neighbors import directed_pairs
 from diffff.potentials.base import Potential
 from diffff.pytree import pytree, static
-from tests.md.systems import deep_water, hybrid, peptide
+from tests.md.systems import MODEL, deep_water, hybrid, peptide
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4}
 
@@ -185,3 +187,25 @@ def test_the_reason_of_an_energy_that_is_not_finite():
     calculator = Calculator(Potential(terms=(Spheres(),)), {"Spheres": {"epsilon": np.nan}})
     with pytest.raises(InputError, match=r"not finite: the parameter \['Spheres'\]\['epsilon'\] is not"):
         calculator(np.array([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]]))
+
+
+def test_more_neighbours_than_sel_are_told(caplog):
+    """Their number is that of a count by hand; with sel_overflow "error" nothing is computed."""
+    system, model = deep_water(), load(MODEL)
+    i, j, _ = directed_pairs(system.positions, system.box, system.potential.cutoff)
+    hydrogen = np.array(system.symbols) == "H"
+    most = np.bincount(i[hydrogen[j]]).max()
+    types = np.where(hydrogen, model.type_map.index("H"), model.type_map.index("O"))
+    sel = tuple(most - 1 if name == "H" else 999 for name in model.type_map)
+    for overflow in ("truncate", "error"):
+        descriptor = model.spec.descriptor.model_copy(update={"sel": sel, "sel_overflow": overflow})
+        small = Model(model.spec.model_copy(update={"descriptor": descriptor}), model.params)
+        calculator = Calculator(small.potential(types), small.params)
+        said = f"an atom has {most} neighbours of type H, more than the {most - 1} of descriptor.sel"
+        if overflow == "error":
+            with pytest.raises(InputError, match=said):
+                calculator(system.positions, system.box)
+        else:
+            calculator(system.positions, system.box)
+            calculator(system.positions + 0.2, system.box)
+            assert [said in record.message for record in caplog.records] == [True]
