@@ -75,7 +75,7 @@ def test_the_right_force_field_leaves_nothing_even_up_to_a_constant(field):
     np.testing.assert_allclose(absolute["energy"], -246.0, rtol=1e-10)
 
 
-@pytest.mark.parametrize("target", ["energy", "force", "virial"])
+@pytest.mark.parametrize("target", ["force", *(pytest.param(t, marks=pytest.mark.slow) for t in ("energy", "virial"))])
 def test_derivatives_of_the_objective_are_differences(tmp_path, target):
     (tmp_path / "water.xml").write_text(XML.replace('epsilon="0"', 'epsilon="0.05"'))  # whose root has a slope
     field = ForceField(tmp_path / "water.xml")
@@ -101,6 +101,7 @@ def fitted(field, system, rules, seed=3):
 BONDS = [{"select": f"{group}/*"} for group in BONDED] + [{"select": "*", "treatment": {"train": False}}]
 
 
+@pytest.mark.slow
 def test_rows_come_back_within_three_of_their_error_bars(field):
     for seed in range(3):
         fit = fitted(field, system_of(field, noise=1.0, seed=seed), BONDS, seed)

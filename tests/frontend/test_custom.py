@@ -149,6 +149,7 @@ def test_pairs_end_at_the_cutoff(toy):
     compare(*toy, nonbondedMethod=app.PME, nonbondedCutoff=0.8)
 
 
+@pytest.mark.slow
 def test_each_number_has_the_derivative_of_the_edited_file(toy):
     path, topology, x = toy
     ff = ForceField(path)

@@ -140,6 +140,7 @@ def test_each_section_has_the_energy_of_openmm(toy, method, order):
     compare(files[::order], topology, x, nonbondedMethod=method, nonbondedCutoff=0.45)
 
 
+@pytest.mark.slow
 def test_each_number_has_the_derivative_of_the_edited_files(toy, tmp_path):
     """Charges belong to NonbondedForce; ``water`` and ``solute`` to the first section that has them."""
     files, topology, x = toy

@@ -131,7 +131,7 @@ def ours(ff: ForceField, topology: app.Topology, x: np.ndarray, params=None, **o
     "options",
     [
         pytest.param({}, marks=pytest.mark.slow),
-        {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9},
+        pytest.param({"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.9}, marks=pytest.mark.slow),
         pytest.param(
             {"nonbondedMethod": app.PME, "nonbondedCutoff": 9 * unit.angstrom, "constraints": app.HBonds},
             marks=pytest.mark.slow,

@@ -220,7 +220,7 @@ def test_the_tag_is_the_force_of_openmm(tmp_path, of_nonbonded, of_solvent):
             np.testing.assert_allclose(np.sum(slopes * direction), slope, rtol=1e-6, atol=1e-5, err_msg=column)
 
 
-@pytest.mark.parametrize("file", ["amber96", "amber99sb:amber99"])
+@pytest.mark.parametrize("file", [pytest.param("amber96", marks=pytest.mark.slow), "amber99sb:amber99"])
 def test_files_that_ship_with_openmm(file):
     """Their solvent, and the reaction field that OpenMM switches off beside it."""
     base, _, solvent_of = file.partition(":")

@@ -155,7 +155,9 @@ def test_water_in_a_box_that_moves_has_the_energy_of_that_box():
         assert np.all((np.abs(growth) > 1e-4) & (np.abs(growth) < 0.3))
 
 
-@pytest.mark.parametrize(("coupling", "dtype"), [("isotropic", "float64"), ("full", "float32")])
+@pytest.mark.parametrize(
+    ("coupling", "dtype"), [("isotropic", "float64"), pytest.param("full", "float32", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", BAROSTATS)
 def test_a_run_that_was_cut_in_two_is_the_same_run(kind, coupling, dtype, tmp_path):
     x = 2.0 * np.random.default_rng(1).uniform(size=(3, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])
@@ -186,6 +188,7 @@ def test_a_run_that_was_cut_in_two_is_the_same_run(kind, coupling, dtype, tmp_pa
 
 
 @pytest.mark.parametrize("kind", BAROSTATS)
+@pytest.mark.slow
 def test_energy_is_conserved_beside_every_thermostat(kind):
     """What thermostat and barostat take out is booked by both: dumbbells in a box that changes by a fifth."""
     x = 2.0 * np.random.default_rng(1).uniform(size=(20, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])

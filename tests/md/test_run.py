@@ -72,6 +72,7 @@ def test_a_run_goes_on_to_the_same_files(tmp_path):
     assert not np.array_equal(devi, table("model_devi-0.out"))
 
 
+@pytest.mark.slow
 def test_a_sum_has_the_energy_of_its_parts(here):
     model = {"type": "sum", "models": [SPRINGS, {"type": "deep", "file": str(MODEL)}]}
     integrator = {"type": "verlet", "time_step": 0.0002}
@@ -98,6 +99,7 @@ def test_a_committee_of_deep_potentials_is_as_far_apart_as_model_devi_says(here)
     np.testing.assert_allclose(table()[2], energy.item() * 96.48533212331, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_peptide_keeps_its_bonds_and_has_the_masses_of_the_force_field():
     files = ["amber14/protein.ff14SB.xml"]
     model = {"type": "xml", "files": files, "constraints": "HBonds", "hydrogen_mass": 3.0}

@@ -47,6 +47,7 @@ def test_alpha_and_grid_follow_openmm(tolerance):
     assert [term.dispersion_alpha, *term.dispersion_grid] == force.getLJPMEParametersInContext(context)
 
 
+@pytest.mark.slow
 def test_a_fine_grid_gives_the_exact_sum():
     """The error of the forces falls with the fourth power of the spacing at least."""
     system = molecules(2, 0.4 * TRICLINIC)
@@ -63,6 +64,7 @@ def test_a_fine_grid_gives_the_exact_sum():
     assert errors[1] < 1e-4 and errors[1] < errors[0] / 2**3.5
 
 
+@pytest.mark.slow
 def test_the_dispersion_sum_does_not_depend_on_the_splitting():
     """Reciprocal, self and direct parts against the plain lattice sum of two atoms, ``-sum c^2 / r^6``."""
     box, c = 0.9 * jnp.eye(3), 0.07

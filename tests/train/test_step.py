@@ -97,6 +97,7 @@ def test_what_stands_in_an_empty_slot_has_no_effect(problem):
     assert np.all(np.any(np.asarray(by_position)[~empty] != 0.0, axis=1))
 
 
+@pytest.mark.slow
 def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
     """Plain gradient descent: the trained leaves move by −lr · scale · gradient, averages and counters follow."""
     spec = SGD(rules=(Rule(select="*/b", lr_scale=0.5), Rule(select="*/nets/O/*", train=False)))
