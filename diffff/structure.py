@@ -1,6 +1,7 @@
 """Where a simulation begins: atoms, positions and box, from a file of the field."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffff.data.folders import find_systems
 from diffff.data.systems import data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.frontend.reference import periodic_box, read_structure
+from diffff.neighbors import checked
 
 _OF_OPENMM = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx")
 _OF_ASE = {".xyz": "extxyz", ".extxyz": "extxyz", ".vasp": "vasp", ".gen": "gen"}
@@ -43,10 +45,19 @@ class Structure:
         return np.array(bonds, int).reshape(-1, 2)
 
     def with_box(self, box: np.ndarray | None) -> "Structure":
-        """The same atoms in another box ``(3, 3)``, nm, or in none."""
-        if self.topology is not None:
-            self.topology.setPeriodicBoxVectors(None if box is None else [[float(x) for x in row] for row in box])
-        return replace(self, box=box)
+        """The same atoms in another box ``(3, 3)``, nm, or in none.
+
+        Raises:
+            InputError: the box spans no volume, or is not one that a topology can have.
+        """
+        checked(self.positions, box)
+        topology = deepcopy(self.topology)
+        if topology is not None:
+            try:
+                topology.setPeriodicBoxVectors(None if box is None else [[float(x) for x in row] for row in box])
+            except ValueError as error:
+                raise InputError(f"the box is {np.asarray(box).tolist()} nm: {error}") from error
+        return replace(self, box=box, topology=topology)
 
     def molecules(self) -> np.ndarray:
         """Number of the molecule of each atom, shape ``(n_atoms,)``: what bonds connect; a site is of its residue.
@@ -61,10 +72,14 @@ class Structure:
         """The same atoms, molecules in one piece: each atom is the image that is nearest to its bonded neighbour."""
         if self.box is None or not len(self.bonds):
             return self
-        x, inverse, graph = self.positions.copy(), np.linalg.inv(self.box), self._graph()
-        for first in np.unique(self.molecules(), return_index=True)[1]:
-            order, before = breadth_first_order(graph, first, directed=False)
-            for atom in order[1:]:
+        x, inverse, n_atoms = self.positions.copy(), np.linalg.inv(self.box), len(self.symbols)
+        i, j = self._graph().nonzero()
+        first = np.unique(self.molecules(), return_index=True)[1]
+        i, j = np.append(i, np.full(len(first), n_atoms)), np.append(j, first)  # one more, with a bond to each molecule
+        graph = coo_array((np.ones(len(i)), (i, j)), shape=(n_atoms + 1, n_atoms + 1)).tocsr()
+        order, before = breadth_first_order(graph, n_atoms, directed=False)
+        for atom in order:
+            if atom < n_atoms and before[atom] < n_atoms:
                 apart = x[atom] - x[before[atom]]
                 x[atom] -= np.round(apart @ inverse) @ self.box
         return replace(self, positions=x)

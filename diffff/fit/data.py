@@ -11,6 +11,7 @@ from diffff import units
 from diffff.data.systems import System, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.fit.problem import FitSystem
+from diffff.md.whole import bonded_pairs, require_whole
 from diffff.neighbors import Neighbors, neighbor_list
 from diffff.potentials.base import Params, Potential
 
@@ -27,7 +28,7 @@ def read_frames(paths: str | Sequence[str], topology: Any, potential: Potential,
         params: with which virtual sites are placed for these lists.
 
     Raises:
-        InputError: see `read_systems`; or the atoms are not those of the topology.
+        InputError: see `read_systems`; or the atoms are not those of the topology, or a boundary has cut molecules.
     """
     symbols = [None if atom.element is None else atom.element.symbol for atom in topology.atoms()]
     type_map = data_type_map(paths)
@@ -53,6 +54,12 @@ def _converted(
             )
     x = system.in_file_order(system.positions) / units.ANGSTROM_PER_NM
     boxes = None if system.boxes is None else system.boxes / units.ANGSTROM_PER_NM
+    pairs = bonded_pairs(potential)
+    for frame in range(len(x)):
+        try:
+            require_whole(pairs, x[frame], None if boxes is None else boxes[frame])
+        except InputError as error:
+            raise InputError(f"{system.name}, frame {frame}: {error}") from None
     energy, force, virial = (system.labels.get(name) for name in _LABELS)
     kj, per_nm = units.KJ_PER_MOL_PER_EV, units.KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM
     return FitSystem(

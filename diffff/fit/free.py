@@ -8,20 +8,19 @@ An optimiser sees a vector v of free variables that starts at zero. The numbers 
     two bounds a, b   x = a + (b - a) / (1 + exp(-(logit p + s u / ((b - a) p (1 - p))))),   p = (x0 - a) / (b - a)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
 from scipy.linalg import null_space
 
 from diffff import tree
 from diffff.errors import InputError
 from diffff.fit.rules import Numbers, Selection
 from diffff.pytree import pytree, static
-from diffff.spec import Spec, Variants
+from diffff.spec import Variants
 
 
 class Equal(Selection):
@@ -36,15 +35,7 @@ class FixedSum(Selection):
     type: Literal["sum"] = "sum"
 
 
-class ResidueSum(Spec):
-    """The sum over the atoms of each residue stays as it is at the start, as charges must."""
-
-    type: Literal["residue_sum"] = "residue_sum"
-    select: Annotated[str, Field(min_length=1)] = "NonbondedForce/charge"
-    "Name of the column."
-
-
-Tie = Annotated[Equal | FixedSum | ResidueSum, Variants()]
+Tie = Annotated[Equal | FixedSum, Variants()]
 
 
 @pytree
@@ -109,8 +100,7 @@ class Free:
 def free_of(
     params: Any,
     found: Sequence[Numbers],
-    ties: Sequence[Equal | FixedSum | ResidueSum] = (),
-    counts: Mapping[str, np.ndarray] | None = None,
+    ties: Sequence[Equal | FixedSum] = (),
 ) -> Free:
     """The free variables of the numbers that move.
 
@@ -118,8 +108,6 @@ def free_of(
         params: the parameter tree.
         found: what moves, as `moving` tells.
         ties: between them.
-        counts: for each column of a `ResidueSum`, how often each of its rows occurs in each residue of the data, shape
-            ``(n_residues, n_rows)``.
 
     Raises:
         InputError: a number starts on or beyond a bound, or a tie makes no sense.
@@ -129,7 +117,7 @@ def free_of(
     each = [_columns(np.asarray(leaves[some.path], float).ravel(), some) for some in found]
     lower, upper, scales, means, weights = (np.concatenate(parts) for parts in zip(*each, strict=True))
     starts = _equal_starts(found, ties, starts)
-    matrix = _matrix(found, ties, counts or {}, scales, np.isfinite(lower) | np.isfinite(upper))
+    matrix = _matrix(found, ties, scales, lower, upper)
     _check_bounds(found, starts, lower, upper)
     index: dict[str, Any] = {}
     for some in found:
@@ -183,71 +171,56 @@ def _equal_starts(found: Sequence[Numbers], ties: Sequence[Any], starts: np.ndar
 
 def _matrix(
     found: Sequence[Numbers],
-    ties: Sequence[Any],
-    counts: Mapping[str, np.ndarray],
+    ties: Sequence[Equal | FixedSum],
     scales: np.ndarray,
-    bounded: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
 ) -> np.ndarray | None:
     """N, the directions in units of the scales that all ties leave; None if there are no ties."""
     if not ties:
         return None
     rows: list[np.ndarray] = []
-    linear = np.zeros(len(scales), bool)
+    equal, summed = np.zeros(len(scales), bool), np.zeros(len(scales), bool)
     for number, tie in enumerate(ties):
-        where = f"ties[{number}]"
-        if isinstance(tie, ResidueSum):
-            new = _residue_rows(found, tie, counts, where)
-            linear |= np.any(new != 0.0, axis=0)
-            rows += list(new)
-            continue
         some = _selected(found, tie)
+        where = f'ties[{number}]: "{tie.select}"'
         if some.sum() < 2:
-            raise InputError(
-                f'{where}: "{tie.select}" holds {int(some.sum())} numbers that move; a tie is between two or more.'
-            )
-        if isinstance(tie, Equal):
-            first, *others = np.flatnonzero(some)
-            scales[some] = scales[some].mean()
-            for other in others:
-                rows.append(np.zeros(len(scales)))
-                rows[-1][[first, other]] = 1.0, -1.0
-        else:
-            linear |= some
+            raise InputError(f"{where} holds {int(some.sum())} numbers that move; a tie is between two or more.")
+        if isinstance(tie, FixedSum):
+            summed |= some
             rows.append(some.astype(float))
-    if np.any(linear & bounded):
-        k = int(np.flatnonzero(linear & bounded)[0])
+            continue
+        if len(np.unique(lower[some])) > 1 or len(np.unique(upper[some])) > 1:
+            raise InputError(f"{where} keeps numbers equal that have different bounds. Give them the same.")
+        if np.any(equal & some):
+            twice = _label(found, int(np.flatnonzero(equal & some)[0]))
+            raise InputError(
+                f"{where} holds {twice}, which an earlier tie keeps equal to others. Make one tie of both."
+            )
+        equal |= some
+        scales[some] = scales[some].mean()
+        first, *others = np.flatnonzero(some)
+        for other in others:
+            rows.append(np.zeros(len(scales)))
+            rows[-1][[first, other]] = 1.0, -1.0
+    if np.any(both := summed & (np.isfinite(lower) | np.isfinite(upper))):
         raise InputError(
-            f"ties: {_label(found, k)} has bounds and is part of a fixed sum; diffff keeps one of both. Remove one."
+            f"ties: {_label(found, int(np.flatnonzero(both)[0]))} has bounds and is part of a fixed sum; diffff keeps "
+            "one of both. Remove one."
         )
-    tied = np.any(np.array(rows) != 0.0, axis=0)
-    kernel = null_space(np.array(rows)[:, tied] * scales[tied])
+    return _kernel(np.array(rows), scales)
+
+
+def _kernel(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The directions that change no row; numbers that are not tied keep theirs."""
+    tied = np.any(rows != 0.0, axis=0)
+    kernel = null_space(rows[:, tied] * scales[tied])
     if kernel.shape[1] == 0 and tied.all():
         raise InputError("ties: they leave no number free to move. Remove some.")
     matrix = np.zeros((len(scales), kernel.shape[1] + int((~tied).sum())))
     matrix[np.ix_(tied, np.arange(kernel.shape[1]))] = kernel
     matrix[np.flatnonzero(~tied), kernel.shape[1] + np.arange(int((~tied).sum()))] = 1.0
     return matrix
-
-
-def _residue_rows(
-    found: Sequence[Numbers], tie: ResidueSum, counts: Mapping[str, np.ndarray], where: str
-) -> np.ndarray:
-    if tie.select not in counts:
-        raise InputError(
-            f'{where}: "{tie.select}" is no column whose rows belong to single atoms, such as NonbondedForce/charge.'
-        )
-    wanted = counts[tie.select]
-    new = np.concatenate(
-        [
-            wanted[:, some.index] if some.path == tie.select else np.zeros((len(wanted), len(some.index)))
-            for some in found
-        ],
-        axis=1,
-    )
-    new = np.unique(new[np.any(new != 0.0, axis=1)], axis=0)
-    if not len(new):
-        raise InputError(f'{where}: no number of "{tie.select}" moves.')
-    return new
 
 
 def _label(found: Sequence[Numbers], k: int) -> str:

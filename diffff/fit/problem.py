@@ -113,4 +113,4 @@ def residuals(system: FitSystem, params: Params, sigmas: Sigmas) -> dict[str, ja
 def all_residuals(systems: Sequence[FitSystem], params: Any, sigmas: Sigmas) -> jax.Array:
     """The residuals of all systems and targets, one after the other."""
     parts = [part for system in systems for part in residuals(system, params, sigmas).values()]
-    return jnp.concatenate(parts)
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)

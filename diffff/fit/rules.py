@@ -36,13 +36,11 @@ class Treatment(Spec):
     "How much a number may be expected to change, for the length of steps; by default a tenth of its size."
     prior: Prior | None = None
     "Pulls the numbers towards a mean."
-    lr: PositiveFloat = 1.0
-    "Multiplies the learning rate, for optimisers that have one."
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        if not self.train and (self.bounds or self.scale or self.prior or self.lr != 1.0):
-            raise ValueError('"train" is false, so that bounds, scale, prior and lr mean nothing; remove them')
+        if not self.train and (self.bounds or self.scale or self.prior):
+            raise ValueError('"train" is false, so that bounds, scale and prior mean nothing; remove them')
         lower, upper = self.bounds or (None, None)
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"bounds are [{lower}, {upper}]; the first must be the smaller one")

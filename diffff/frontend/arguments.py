@@ -83,6 +83,8 @@ def openmm_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for given, value in options.items():
+        if given == "missing":  # OpenMM always skips
+            continue
         name = _OPENMM.get(given, given)
         if name in found:
             raise InputError(f"{given} is given twice, under OpenMM's name too. Keep one of them.")
@@ -92,6 +94,8 @@ def openmm_options(options: Mapping[str, Any]) -> dict[str, Any]:
             value = openmm_object(value, given, CONSTRAINTS)
         elif name in ("nonbondedCutoff", "switchDistance") and value is not None:
             value = in_nm(value, given) * nanometer()
+        elif name == "sasaMethod" and value == "none":
+            value = None
         found[name] = value
     return found
 

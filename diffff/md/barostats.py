@@ -130,6 +130,8 @@ class CellRescaling(Spec):
 class MonteCarlo(Spec):
     """Trials of ``ln V``, accepted with ``min(1, exp(-(dU + P0 dV) / kT + (N + 1) ln(V'/V)))`` for N groups.
 
+    A virtual site by itself, without mass, is no group.
+
     In other couplings a trial is a strain along one direction of the coupling, drawn anew each time, and its chance has
     the further term ``sum_ab c_ab epsilon_ab`` of the weight w (`diffff.md.deformation.weight`).
 
@@ -165,7 +167,7 @@ class MonteCarlo(Spec):
         before, after = _volume(old).astype(float), _volume(new).astype(float)
         work = self.pressure / units.BAR_PER_KJ_PER_MOL_PER_NM3 * (after - before)
         kt = _kt(thermostat)
-        chance = -(new.energy - old.energy + work) / kt + (particles.n_groups + 1) * jnp.log(after / before)
+        chance = -(new.energy - old.energy + work) / kt + (particles.n_bodies + 1) * jnp.log(after / before)
         tried: float | jax.Array = 1.0
         if self.coupling != "isotropic":
             tried, strain = self._trial(old)

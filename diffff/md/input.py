@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from diffff import spec
 from diffff.files import replacing
@@ -64,9 +64,9 @@ class Run(Spec):
         "precision": "dtype",
     }
 
-    n_steps: NonNegativeInt
+    n_steps: Annotated[int, Field(ge=0, lt=2**31)]
     "Number of steps, those before a restart included."
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     "Of all random numbers."
     n_replicas: PositiveInt = 1
     "How many copies run at once; they differ in their random numbers."

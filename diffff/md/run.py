@@ -17,7 +17,6 @@ from diffff.md.minimize import minimize
 from diffff.md.simulate import simulate
 from diffff.md.state import State
 from diffff.model_input import Bound, model_of
-from diffff.neighbors import checked
 from diffff.structure import Structure, read
 
 logger = logging.getLogger(__name__)
@@ -43,16 +42,17 @@ def md(path: Path, *, restart: bool = False, overwrite: bool = False, output: Pa
     if output is not None:
         write_completed(given, output)
     model = model_of(given.model)
+    model.check_files(path.parent)
     sites = [_found(file, path) for file in model.extra_particles]
     structure = _structure(given.system, path, sites)
     bound = model.bound(structure, path.parent)
+    others = [model_of(other).bound(structure, path.parent) for other in given.committee]
     masses = _masses(structure, bound, given.system.masses or {})
     constraints = None if bound.system is None else constraints_of(bound.system)
     positions = structure.positions
     if given.minimize is not None and not restart:
         calculator = Calculator(bound.potential, bound.params, skin=given.run.skin, dtype=given.run.dtype)
         positions = _minimized(given.minimize, calculator, structure, constraints)
-    others = [model_of(other).bound(structure, path.parent) for other in given.committee]
     _introduce(given, structure, masses, constraints)
     return simulate(
         bound.potential,
@@ -78,8 +78,12 @@ def md(path: Path, *, restart: bool = False, overwrite: bool = False, output: Pa
 
 
 def _check_files(given: Input, path: Path, restart: bool, overwrite: bool) -> None:
-    """An earlier run is never lost by a slip, and folders of outputs are there."""
-    checkpoint = Path(given.output.checkpoint)
+    """Neither an earlier run nor an input is lost by a slip, and outputs can be written."""
+    checkpoint, outputs = Path(given.output.checkpoint), given.output.made(deviates=bool(given.committee))
+    outputs.check(len(given.committee))
+    for file in outputs.schedule:
+        if file.absolute() in (path.absolute(), Path(_found(given.system.structure, path)).absolute()):
+            raise InputError(f"{file}: is read as an input, and would be overwritten as an output. Name another file.")
     if restart and not checkpoint.exists():
         raise InputError(f"{checkpoint}: there is no such checkpoint to go on from. Begin the run without --restart.")
     if checkpoint.exists() and not (restart or overwrite):
@@ -103,7 +107,6 @@ def _structure(given: SystemInput, path: Path, sites: Sequence[str]) -> Structur
     elif given.box is not None:
         box = np.array(given.box, float)
         structure = structure.with_box(np.diag(box) if box.ndim == 1 else box)
-    checked(structure.positions, structure.box)
     return structure.whole()
 
 

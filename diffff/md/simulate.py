@@ -88,9 +88,12 @@ def simulate(
     _check_barostat(barostat, integrator, box)
     free = isinstance(integrator, Langevin)
     some = cast(particles(masses, constraints, molecules=molecules, free_center=free), dtype)
+    if integrator.temperature is not None and some.n_free < 1:
+        raise InputError("no degree of freedom is left: a thermostat has nothing to act on. Take verlet, or langevin.")
     engine = Engine(cast_potential(potential, dtype), cast_params(params, dtype), some, integrator, barostat, skin=skin)
     run = f"{integrator}, {barostat}, {n_replicas} replicas of {len(masses)} atoms, seed {seed}, {dtype}"
-    run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps, numbers {_digest(params, masses)}"
+    run += f", skin {skin} nm, a checkpoint each {outputs.checkpoint_every} steps"
+    run += f", potential and particles {_digest(potential, params, some)}"
     sizes = None
     if restart:
         if outputs.checkpoint is None:
@@ -121,8 +124,8 @@ def simulate(
 
 
 def _digest(*trees: Any) -> str:
-    """A short name of some arrays, down to the last bit."""
-    found = sha256()
+    """A short name of some trees of arrays, down to the last bit, with what in them is no array."""
+    found = sha256(str(jax.tree.structure(trees)).encode())
     for leaf in jax.tree.leaves(trees):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]

@@ -25,6 +25,7 @@ class Particles:
         constraints: distances that are kept; None if there are none.
         groups: shape ``(n_atoms,)``, number of the group of each atom: what a barostat moves as a whole.
         n_groups: how many groups there are.
+        n_bodies: how many of them have a mass: a virtual site by itself is none.
         n_free: degrees of freedom that take part in the temperature.
     """
 
@@ -32,6 +33,7 @@ class Particles:
     constraints: Constraints | None = None
     groups: jax.Array
     n_groups: int = static()
+    n_bodies: int = static()
     n_free: int = static()
 
     @property
@@ -84,6 +86,7 @@ def particles(
         constraints=constraints,
         groups=jnp.asarray(groups, jnp.int32),
         n_groups=int(groups.max(initial=-1)) + 1,
+        n_bodies=len(np.unique(groups[np.asarray(masses) > 0.0])),
         n_free=3 * moving - taken,
     )
 

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from diffff import tree
 from diffff.errors import InputError
-from diffff.fit.free import Equal, FixedSum, ResidueSum, free_of
+from diffff.fit.free import Equal, FixedSum, free_of
 from diffff.fit.rules import Rule, moving
 from diffff.spec import validate
 
@@ -20,9 +20,9 @@ KEEP = {"select": "*", "treatment": {"train": False}}
 RNG = np.random.default_rng(1)
 
 
-def free(*rules, ties=(), counts=None):
+def free(*rules, ties=()):
     found = moving(PARAMS, {}, [validate(Rule, rule) for rule in (*rules, KEEP)])
-    return free_of(PARAMS, found, ties, counts)
+    return free_of(PARAMS, found, ties)
 
 
 def test_zeros_are_the_start():
@@ -56,14 +56,6 @@ def test_equal_numbers_stay_equal_and_sums_stay():
     assert np.abs(new["q"] - PARAMS["A"]["q"]).min() > 1e-4
 
 
-def test_charges_of_residues_keep_their_sums():
-    counts = {"A/q": np.array([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 2.0, 0.0]])}
-    given = free({"select": "A/q"}, ties=[ResidueSum(select="A/q")], counts=counts)
-    assert given.n_free == 2
-    q = given.params(jnp.asarray(RNG.normal(size=2)))["A"]["q"]
-    np.testing.assert_allclose(counts["A/q"] @ q, counts["A/q"] @ PARAMS["A"]["q"], rtol=1e-13)
-
-
 def test_priors_pull_towards_the_start_or_a_mean():
     rules = (
         {"select": "A/q", "treatment": {"prior": {"sigma": 0.1}}},
@@ -73,13 +65,19 @@ def test_priors_pull_towards_the_start_or_a_mean():
     np.testing.assert_allclose(pull, [0.0, 0.5, 1.0, 1.5, 0.0, 0.0, 0.0, 0.0], atol=1e-15)  # k comes before q
 
 
+def test_equal_numbers_have_equal_bounds():
+    rules = ({"select": "A/q"}, {"select": "A/k", "treatment": {"bounds": [0, None]}})
+    with pytest.raises(InputError, match="keeps numbers equal that have different bounds"):
+        free(*rules, ties=[Equal(select="A/*")])
+
+
 @pytest.mark.parametrize(
     ("rule", "ties", "message"),
     [
         ({"select": "A/k", "treatment": {"bounds": [1.0, 5.0]}}, (), r"A/k\[0, 0\] is 1, not within its bounds"),
         ({"select": "A/q"}, [Equal(select="A/k")], r'ties\[0\]: "A/k" holds 0 numbers that move'),
         ({"select": "A/q", "treatment": {"bounds": [-1, 1]}}, [FixedSum(select="A/q")], "part of a fixed sum"),
-        ({"select": "A/k"}, [ResidueSum()], "no column whose rows belong to single atoms"),
+        ({"select": "A/q"}, [Equal(select="A/q"), Equal(select="A/*")], r"ties\[1\].*A/q\[0\], which an earlier tie"),
         ({"select": "B/x"}, [FixedSum(select="B/x")], "holds 1 numbers"),
     ],
 )

@@ -206,6 +206,13 @@ def test_energy_is_conserved_beside_every_thermostat(kind):
         np.testing.assert_allclose(after.conserved, before.conserved, rtol=0, atol=0.02 * float(before.kinetic))
 
 
+def test_a_virtual_site_by_itself_is_no_body():
+    """Else four-point water would have twice the pressure of an ideal gas of it."""
+    masses = np.array([16.0, 1.0, 1.0, 0.0] * 5)
+    assert (particles(masses).n_groups, particles(masses).n_bodies) == (20, 15)
+    assert particles(masses, molecules=np.repeat(np.arange(5), 4)).n_bodies == 5
+
+
 def test_what_makes_no_sense_is_refused():
     x, box, masses = np.array([[0.0] * 3, [0.1] * 3]), 2.0 * np.eye(3), np.ones(2)
     params = {"Dumbbells": {"k": jnp.float64(1.0)}}

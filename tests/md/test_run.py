@@ -20,7 +20,7 @@ from tests.md.systems import MODEL, ROOT, SPRING, deep_water, hybrid
 
 DATA = ROOT / "data/water/valid/300K"
 PDB = ROOT / "tests/references/molecules/dipeptide.pdb"
-SPRINGS = {"type": "xml", "files": ["springs.xml"], "rigid_water": False}
+SPRINGS = {"type": "xml", "files": ["springs.xml"], "rigid_water": False, "missing": "skip"}
 RUN = {
     "model": SPRINGS,
     "system": {"structure": "water.pdb"},
@@ -152,6 +152,15 @@ BAD = {
     "element": ({"model": str(MODEL), "system": {"structure": str(PDB)}}, r"is C; the model is for \['O', 'H'\]"),
     "mass": ({**DEEP, "system": {"structure": str(DATA), "masses": {"D": 2.0}}}, r"there is no D in the structure"),
     "two boxes": ({"system": {"structure": "water.pdb", "box": [2, 2, 2], "periodic": False}}, r"keep one of them"),
+    "flat box of a topology": (
+        {"system": {"structure": "water.pdb", "box": [[1, 0, 0], [2, 0, 0], [0, 0, 1]]}},
+        r"volume",
+    ),
+    "unreduced box": (
+        {"system": {"structure": "water.pdb", "box": [[1, 0, 0], [0.9, 1, 0], [0, 0, 1]]}},
+        r"the box is .* reduced form",
+    ),
+    "input as output": ({"output": {"log": "water.pdb"}}, r"water\.pdb: is read as an input"),
     "flat box": ({**DEEP, "system": {"structure": str(DATA), "box": [[1, 0, 0], [2, 0, 0], [0, 0, 1]]}}, r"volume"),
     "trajectory": ({"output": {"trajectory": "md.trr"}}, r"md\.trr"),
     "two files": ({"output": {"log": "md.npz"}}, r"two outputs go to one file"),
@@ -166,6 +175,19 @@ def test_what_makes_no_sense_is_refused(case):
     assert done.exit_code == 1, done.output
     assert re.search(f"(?m)^Error: .*{message}", done.output), done.output
     assert not Path("md.npz").exists()
+
+
+def test_scripts_in_files_do_not_run(here):
+    """Nor when sites are to be added to the structure, which OpenMM does."""
+    script = "<Script>open('ran.txt', 'w').close()</Script>"
+    text = SPRING.replace("</ForceField>", f"{script}</ForceField>")
+    (here / "script.xml").write_text(text)
+    (here / "first.xml").write_text(text.replace("Script>", "InitializationScript>"))
+    for file in ("script.xml", "first.xml"):
+        model = {**SPRINGS, "files": [file], "add_extra_particles": True}
+        done = CliRunner().invoke(main, ["md", str(written({"model": model}))])
+        assert done.exit_code == 1, done.output
+        assert not (here / "ran.txt").exists()
 
 
 def test_an_earlier_run_is_not_lost_by_a_slip():
