@@ -1,4 +1,4 @@
-"""Reads a JSON or YAML file into nested dicts, says where it is malformed, and finds the files that it names."""
+"""Input files: read from JSON or YAML, with a word on where they are malformed, and written back completed."""
 
 import json
 import re
@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from diffff.errors import InputError, InputErrors
+from diffff.files import replacing
+from diffff.spec import Spec, completed
 
 
 def load(path: Path) -> Any:
@@ -43,6 +45,17 @@ def resolve(name: str, folder: Path) -> str | None:
         if candidate.exists():
             return f"{candidate}{mark}{group}" if candidate != Path(file) else name
     return None
+
+
+def write_completed(given: Spec, path: str | Path) -> None:
+    """Writes the input with all defaults to a JSON file, whole or not at all.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    text = json.dumps(completed(given), indent=2, ensure_ascii=False)
+    with replacing(Path(path)) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 class _Doubled(dict[str, Any]):

@@ -44,9 +44,6 @@ class Deep(Spec):
         """None."""
         return ()
 
-    def check_files(self, folder: Path) -> None:
-        """Nothing: a model file is checked when it is read."""
-
     def bound(self, structure: Structure, folder: Path) -> Bound:
         """The model for the elements of a structure.
 
@@ -109,26 +106,6 @@ class Xml(Spec):
         """Files whose sites the structure has to get."""
         return self.files if self.add_extra_particles else ()
 
-    def field(self, folder: Path) -> ForceField:
-        """The files.
-
-        Raises:
-            InputError: see `ForceField`.
-        """
-        return ForceField(
-            *(resolve(file, folder) or file for file in self.files),
-            allow_scripts=self.allow_scripts,
-            missing=self.missing,
-        )
-
-    def check_files(self, folder: Path) -> None:
-        """Refuse files with scripts that are not allowed, before OpenMM runs them.
-
-        Raises:
-            InputError: see `ForceField`.
-        """
-        self.field(folder)
-
     def bound(self, structure: Structure, folder: Path) -> Bound:
         """The force field for the topology of a structure.
 
@@ -139,7 +116,11 @@ class Xml(Spec):
             raise InputError(
                 "model.type xml needs residues and bonds, which this structure does not have; give a PDB or mmCIF file."
             )
-        field = self.field(folder)
+        field = ForceField(
+            *(resolve(file, folder) or file for file in self.files),
+            allow_scripts=self.allow_scripts,
+            missing=self.missing,
+        )
         left = {"type", "files", "hydrogen_mass", "add_extra_particles", "allow_scripts"}
         options = self.model_dump(exclude=left, exclude_defaults=True)  # OpenMM refuses options that no force heeds
         potential, params = field.create_potential(structure.topology, **options), field.params()
@@ -168,15 +149,6 @@ class Sum(Spec):
     def extra_particles(self) -> tuple[str, ...]:
         """Files whose sites the structure has to get."""
         return tuple(file for part in self.models for file in part.extra_particles)
-
-    def check_files(self, folder: Path) -> None:
-        """Check those of all parts.
-
-        Raises:
-            InputError: see the parts.
-        """
-        for part in self.models:
-            part.check_files(folder)
 
     def bound(self, structure: Structure, folder: Path) -> Bound:
         """The sum for a structure.

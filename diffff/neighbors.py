@@ -4,6 +4,8 @@ A pair ``(i, j, shift)`` stands for the vector ``dr = x[j] - x[i] + shift @ box`
 through that expression, so a list stays differentiable and valid until atoms have moved by half the skin.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,12 @@ class Neighbors:
                 f"{name}: the neighbour list reaches {self.cutoff} nm, the cutoff is {cutoff} nm; "
                 "build the list with at least this cutoff."
             )
+
+    def padded(self, capacity: int, n_atoms: int) -> "Neighbors":
+        """The same pairs of ``n_atoms`` atoms in a list of more entries."""
+        more = capacity - len(self.i)
+        i, j = (jnp.pad(index, (0, more), constant_values=n_atoms) for index in (self.i, self.j))
+        return replace(self, i=i, j=j, shift=jnp.pad(self.shift, ((0, more), (0, 0))))
 
     def directed(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Each pair in both directions: centre, neighbour ``(2 capacity,)`` and shift ``(2 capacity, 3)``."""

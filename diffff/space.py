@@ -1,6 +1,10 @@
 """Geometry of the simulation box. Rows of a box are the lattice vectors; None means no periodicity."""
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from diffff.errors import InputError
 
 
 def face_distances(box: np.ndarray) -> np.ndarray:
@@ -25,3 +29,24 @@ def wrap(positions: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     cells = np.floor(positions @ np.linalg.inv(box)).astype(np.int32)
     return positions - cells @ box, cells
+
+
+def box_of(vectors: np.ndarray, periodic: Sequence[bool]) -> np.ndarray | None:
+    """Lattice vectors, or None for atoms that are not periodic.
+
+    Args:
+        vectors: shape ``(3, 3)``, one in each row, any unit.
+        periodic: along each of them.
+
+    Raises:
+        InputError: periodic along one or two of them only.
+    """
+    if not any(periodic):
+        return None
+    if not all(periodic):
+        kinds = ", ".join("yes" if one else "no" for one in periodic)
+        raise InputError(
+            f"periodic along a, b, c: {kinds}; diffff needs all or none. "
+            "For a surface or a wire, make all periodic and the cell long enough for an empty gap."
+        )
+    return np.asarray(vectors, float)

@@ -15,8 +15,9 @@ from diffff import units
 from diffff.data.folders import find_systems
 from diffff.data.systems import data_type_map, read_systems
 from diffff.errors import InputError
-from diffff.frontend.reference import periodic_box, read_structure
+from diffff.frontend.reference import periodic_box, read_structure, symbols_of
 from diffff.neighbors import checked
+from diffff.space import box_of
 
 _OF_OPENMM = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx")
 _OF_ASE = {".xyz": "extxyz", ".extxyz": "extxyz", ".vasp": "vasp", ".gen": "gen"}
@@ -127,8 +128,7 @@ def read(path: str | PathLike[str], *, frame: int = 0, extra_particles: Sequence
 
 def _from_openmm(path: str | PathLike[str], extra_particles: Sequence[str]) -> Structure:
     topology, positions = read_structure(path, extra_particles)
-    symbols = tuple(None if atom.element is None else atom.element.symbol for atom in topology.atoms())
-    return Structure(symbols, positions, periodic_box(topology), topology)
+    return Structure(symbols_of(topology), positions, periodic_box(topology), topology)
 
 
 def _from_data_set(path: str, frame: int) -> Structure:
@@ -160,7 +160,8 @@ def _from_ase(path: Path, frame: int, kind: str) -> Structure:
         raise InputError(
             f"{path}: ASE cannot read frame {frame} of it as {kind}: {error or type(error).__name__}"
         ) from error
-    if any(periodic) and not all(periodic):
-        raise InputError(f"{path}: periodic along some directions only; diffff needs all or none.")
-    box = cell / units.ANGSTROM_PER_NM if all(periodic) else None
+    try:
+        box = box_of(cell / units.ANGSTROM_PER_NM, periodic)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return Structure(tuple(atoms.get_chemical_symbols()), atoms.positions / units.ANGSTROM_PER_NM, box)

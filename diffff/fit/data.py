@@ -11,6 +11,7 @@ from diffff import units
 from diffff.data.systems import System, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.fit.problem import FitSystem
+from diffff.frontend.reference import symbols_of
 from diffff.md.whole import bonded_pairs, require_whole
 from diffff.neighbors import Neighbors, neighbor_list
 from diffff.potentials.base import Params, Potential
@@ -30,7 +31,7 @@ def read_frames(paths: str | Sequence[str], topology: Any, potential: Potential,
     Raises:
         InputError: see `read_systems`; or the atoms are not those of the topology, or a boundary has cut molecules.
     """
-    symbols = [None if atom.element is None else atom.element.symbol for atom in topology.atoms()]
+    symbols = symbols_of(topology)
     type_map = data_type_map(paths)
     return [
         _converted(system, symbols, type_map, potential, params)
@@ -82,5 +83,4 @@ def _lists(potential: Potential, params: Params, x: np.ndarray, boxes: np.ndarra
     each = [None] * len(x) if boxes is None else list(boxes)
     lists = [neighbor_list(one, box, potential.cutoff) for one, box in zip(placed, each, strict=True)]
     capacity = max(len(found.i) for found in lists)
-    lists = [neighbor_list(one, box, potential.cutoff, capacity) for one, box in zip(placed, each, strict=True)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lists)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.padded(capacity, x.shape[1]) for found in lists))

@@ -9,7 +9,7 @@ An optimiser sees a vector v of free variables that starts at zero. The numbers 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from diffff import tree
 from diffff.errors import InputError
 from diffff.fit.rules import Numbers, Selection
 from diffff.pytree import pytree, static
-from diffff.spec import Variants
 
 
 class Equal(Selection):
@@ -33,9 +32,6 @@ class FixedSum(Selection):
     """Numbers whose sum stays as it is at the start."""
 
     type: Literal["sum"] = "sum"
-
-
-Tie = Annotated[Equal | FixedSum, Variants()]
 
 
 @pytree

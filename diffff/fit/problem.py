@@ -49,11 +49,6 @@ class FitSystem:
     energy_weights: jax.Array | None = None
     name: str = static(default="")
 
-    @property
-    def n_frames(self) -> int:
-        """Number of frames."""
-        return len(self.positions)
-
 
 @pytree
 class Sigmas:

@@ -105,7 +105,6 @@ def solve(
     )
     v = jnp.asarray(end.x)
     values = np.asarray(free.numbers(v))
-    of_data, of_priors = (np.asarray(part) for part in slopes(v))
     by_number = np.asarray(jax.jacfwd(free.numbers)(v))
     return Fit(
         params=free.params(v),
@@ -114,7 +113,7 @@ def solve(
         end=float(end.cost),
         n_steps=int(end.njev),
         converged=bool(end.success),
-        known=known(np.asarray(end.fun)[:n_data], of_data, of_priors, by_number, values, np.asarray(free.scales)),
+        known=known(end.fun[:n_data], end.jac[:n_data], end.jac[n_data:], by_number, values, np.asarray(free.scales)),
         labels=tuple(some.label(k) for some in found for k in range(len(some.index))),
         begun=np.asarray(free.starts),
     )

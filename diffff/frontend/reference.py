@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from diffff.errors import InputError
+from diffff.frontend import arguments
+from diffff.frontend.files import read_files
 from diffff.frontend.forcefield import ForceField, Params
+from diffff.frontend.trace import openmm_force_field
 
 Forces = dict[str, tuple[float, np.ndarray]]
 
@@ -73,21 +76,9 @@ def _tried(action: Callable[[], Any]) -> Any:
 
 
 def openmm_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of `ForceField.create_potential` in OpenMM's spelling."""
-    import openmm.app
-    from openmm import unit
-
-    found: dict[str, Any] = {"removeCMMotion": False}
-    for name, value in options.items():
-        if value is None or name == "missing":
-            continue
-        head, *rest = name.split("_")
-        if name in ("nonbonded_method", "constraints"):
-            value = getattr(openmm.app, str(value))
-        elif name in ("nonbonded_cutoff", "switch_distance") and not unit.is_quantity(value):
-            value = value * unit.nanometer  # pyright: ignore[reportAttributeAccessIssue]
-        found[head + "".join(word.capitalize() for word in rest)] = value
-    return found
+    """Keywords of `ForceField.create_potential` for OpenMM, as far as they are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return {"removeCMMotion": False} | arguments.openmm_options(given)
 
 
 def safe_platform(box: np.ndarray | None, cutoff: float) -> tuple[str, tuple[str, ...]]:
@@ -123,7 +114,7 @@ def read_structure(
     try:
         model = reader(str(path))
         if extra_particles:
-            field = openmm.app.ForceField(*(str(file) for file in extra_particles))
+            field = openmm_force_field(read_files(extra_particles), {})  # no script in them runs
             model = openmm.app.Modeller(model.topology, model.positions)
             model.addExtraParticles(field)
     except Exception as error:  # OpenMM raises all kinds
@@ -147,3 +138,8 @@ def periodic_box(topology: Any) -> np.ndarray | None:
     vectors = topology.getPeriodicBoxVectors()
     nm = unit.nanometer  # pyright: ignore[reportAttributeAccessIssue]
     return None if vectors is None else np.array(vectors.value_in_unit(nm), float)
+
+
+def symbols_of(topology: Any) -> tuple[str | None, ...]:
+    """Symbols of the elements of a topology's atoms; None for what has none, such as a virtual site."""
+    return tuple(None if atom.element is None else atom.element.symbol for atom in topology.atoms())

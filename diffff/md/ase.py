@@ -8,9 +8,10 @@ import numpy as np
 
 from diffff import units
 from diffff.errors import InputError
-from diffff.md.elements import Binding, box_of
+from diffff.md.elements import Binding
 from diffff.model import Model
 from diffff.potentials.base import AtomicEnergies, Params, Potential
+from diffff.space import box_of
 
 try:
     from ase.calculators.calculator import Calculator, all_changes

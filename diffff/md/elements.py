@@ -1,4 +1,4 @@
-"""What engines have in common: which potential serves which atoms, and in which box they are."""
+"""What engines have in common: which potential serves which atoms."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -47,27 +47,6 @@ def model_of(model: Model | str | PathLike[str] | None) -> Model | None:
     if not isinstance(model, str | PathLike):
         raise InputError(f"model is of the type {type(model).__name__}; give the path of one, or diffff.load(path).")
     return load(model)
-
-
-def box_of(vectors: np.ndarray, periodic: Sequence[bool]) -> np.ndarray | None:
-    """Lattice vectors, or None for atoms that are not periodic.
-
-    Args:
-        vectors: shape ``(3, 3)``, one in each row, any unit.
-        periodic: along each of them.
-
-    Raises:
-        InputError: periodic along one or two of them only.
-    """
-    if not any(periodic):
-        return None
-    if not all(periodic):
-        kinds = ", ".join("yes" if one else "no" for one in periodic)
-        raise InputError(
-            f"periodic along a, b, c: {kinds}; diffff needs all or none. "
-            "For a surface or a wire, make all periodic and the cell long enough for an empty gap."
-        )
-    return np.asarray(vectors, float)
 
 
 class Binding:

@@ -4,7 +4,6 @@ The sections and keys are those of the Python API (`simulate`, `minimize`, the i
 `diffff.model_input`. Keys that begin with "_" are comments. Lengths are in nm, times in ps, masses in amu.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from diffff import spec
-from diffff.files import replacing
 from diffff.input_file import load
 from diffff.md.barostats import CellRescaling, MonteCarlo
 from diffff.md.integrators import CSVR, Langevin, NoseHoover, VelocityVerlet
@@ -155,17 +153,6 @@ def read_input(path: str | Path) -> Input:
         InputError: The file is missing or malformed, or some keys are wrong; all of them are listed.
     """
     return spec.validate(Input, load(Path(path)), where=str(path))
-
-
-def write_completed(given: Input, path: str | Path) -> None:
-    """Writes the input with all defaults to a JSON file, whole or not at all.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    text = json.dumps(spec.completed(given), indent=2, ensure_ascii=False)
-    with replacing(Path(path)) as part:
-        part.write_text(text + "\n", encoding="utf-8")
 
 
 def json_schema() -> dict[str, Any]:

@@ -11,9 +11,10 @@ from openmm import app
 
 from diffff import units
 from diffff.errors import InputError
-from diffff.md.elements import Binding, box_of
+from diffff.md.elements import Binding
 from diffff.model import Model
 from diffff.potentials.base import Params, Potential
+from diffff.space import box_of
 
 _MPI = "libmpi.so.12"
 _WARNING = 0  # LAMMPS's number for it

@@ -9,10 +9,10 @@ import numpy as np
 from openmm import app
 
 from diffff.errors import InputError
-from diffff.input_file import resolve
+from diffff.input_file import resolve, write_completed
 from diffff.md.calculator import Calculator
 from diffff.md.constraints import Constraints, constraints_of
-from diffff.md.input import Input, Minimize, SystemInput, read_input, write_completed
+from diffff.md.input import Input, Minimize, SystemInput, read_input
 from diffff.md.minimize import minimize
 from diffff.md.simulate import simulate
 from diffff.md.state import State
@@ -42,7 +42,6 @@ def md(path: Path, *, restart: bool = False, overwrite: bool = False, output: Pa
     if output is not None:
         write_completed(given, output)
     model = model_of(given.model)
-    model.check_files(path.parent)
     sites = [_found(file, path) for file in model.extra_particles]
     structure = _structure(given.system, path, sites)
     bound = model.bound(structure, path.parent)

@@ -14,9 +14,10 @@ from openmm import app
 from diffff import units
 from diffff.errors import InputError
 from diffff.md.calculator import Calculator
-from diffff.md.elements import Binding, box_of, model_of
+from diffff.md.elements import Binding, model_of
 from diffff.model import Model
 from diffff.potentials.base import Params, Potential
+from diffff.space import box_of
 
 
 class DiffffModel:

@@ -4,7 +4,6 @@ Every key of DeePMD-kit's schema is a field here, another spelling of one, or re
 with "_" are comments. Old inputs are brought into today's form on reading.
 """
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from diffff import spec
 from diffff.errors import InputError, InputErrors
-from diffff.files import replacing
 from diffff.input_file import load, resolve
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
@@ -279,17 +277,6 @@ def _with_found_systems(given: Input, path: Path) -> Input:
     if problems:
         raise InputErrors(problems)
     return given.model_copy(update={"training": given.training.model_copy(update=sections)})
-
-
-def write_completed(given: Input, path: str | Path) -> None:
-    """Writes the input with all defaults to a JSON file, whole or not at all.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    text = json.dumps(spec.completed(given), indent=2, ensure_ascii=False)
-    with replacing(Path(path)) as part:
-        part.write_text(text + "\n", encoding="utf-8")
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,10 +16,11 @@ import numpy as np
 from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
+from diffff.input_file import write_completed
 from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
-from diffff.train.config import read_input, write_completed
+from diffff.train.config import read_input
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.lcurve import LearningCurve
 from diffff.train.optim import build, state_from_arrays, state_to_arrays

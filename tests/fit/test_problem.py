@@ -15,22 +15,14 @@ from diffff.fit.problem import FitSystem, Sigmas, all_residuals, predictions, re
 from diffff.fit.rules import Rule, moving
 from diffff.fit.solve import solve
 from diffff.spec import validate
+from tests.md.systems import SPRING
 
-XML = """<ForceField>
- <AtomTypes>
-  <Type name="o" class="O" element="O" mass="15.9994"/> <Type name="h" class="H" element="H" mass="1.008"/>
- </AtomTypes>
- <Residues><Residue name="HOH">
-  <Atom name="O" type="o"/> <Atom name="H1" type="h"/> <Atom name="H2" type="h"/>
-  <Bond atomName1="O" atomName2="H1"/> <Bond atomName1="O" atomName2="H2"/>
- </Residue></Residues>
- <HarmonicBondForce><Bond class1="O" class2="H" length="0.0957" k="4600"/></HarmonicBondForce>
- <HarmonicAngleForce><Angle class1="H" class2="O" class3="H" angle="1.82" k="620"/></HarmonicAngleForce>
+FORCES = """<HarmonicAngleForce><Angle class1="H" class2="O" class3="H" angle="1.82" k="620"/></HarmonicAngleForce>
  <NonbondedForce coulomb14scale="0.8" lj14scale="0.5">
   <Atom type="o" charge="-0.8" sigma="0.3" epsilon="0.6"/> <Atom type="h" charge="0.4" sigma="0.1" epsilon="0"/>
  </NonbondedForce>
-</ForceField>
-"""
+</ForceField>"""
+XML = SPRING.replace('length="0.097" k="5000"', 'length="0.0957" k="4600"').replace("</ForceField>", FORCES)
 SIGMAS = Sigmas(energy=0.5, force=20.0, virial=5.0)
 X = np.array([[0.0, 0, 0], [0.0957, 0, 0], [-0.024, 0.0927, 0]])
 BONDED = ("HarmonicBondForce", "HarmonicAngleForce")

@@ -60,6 +60,21 @@ BAROSTATS = {
 }
 
 
+def sampled(potential, params, some, integrator, barostat, side):
+    """Boxes of 300 replicas of six pairs of atoms in the second half of a run."""
+    engine = Engine(potential, params, some, integrator, barostat)
+    x = side * np.random.default_rng(1).uniform(size=(6, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])
+    options = {"temperature": T, "seed": 2, "n_replicas": 300}
+    bath = integrator.bath() | barostat.bath()
+    state = engine.start(state_of(x.reshape(12, 3), side * np.eye(3), some, bath, **options))
+    boxes = []
+    for chunk in range(10):
+        state = engine.advance(state, 400)
+        if chunk > 3:
+            boxes.append(np.asarray(state.box))
+    return np.concatenate(boxes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False], ids=["molecules", "atoms"])
 @pytest.mark.parametrize("kind", BAROSTATS)
@@ -72,19 +87,10 @@ def test_the_volume_of_an_ideal_gas_has_its_law(kind, whole):
     some = particles(np.full(12, 20.0), molecules=molecules, free_center=True)
     n = 6 if whole else 12
     integrator, barostat = Langevin(time_step=DT, temperature=T, friction=5.0), BAROSTATS[kind]
-    engine = Engine(GAS, {"Dumbbells": {"k": jnp.float64(3e4 if whole else 0.0)}}, some, integrator, barostat)
-    side = (n * KT / P) ** (1 / 3)
-    x = side * np.random.default_rng(1).uniform(size=(6, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])
-    options = {"temperature": T, "seed": 2, "n_replicas": 300}
-    bath = integrator.bath() | barostat.bath()
-    state = engine.start(state_of(x.reshape(12, 3), side * np.eye(3), some, bath, **options))
-    volumes = []
-    for chunk in range(10):
-        state = engine.advance(state, 400)
-        if chunk > 3:
-            volumes.append(np.linalg.det(np.asarray(state.box)))
+    params = {"Dumbbells": {"k": jnp.float64(3e4 if whole else 0.0)}}
+    boxes = sampled(GAS, params, some, integrator, barostat, (n * KT / P) ** (1 / 3))
     law = stats.gamma(n + 1, scale=KT / P)
-    assert stats.kstest(np.concatenate(volumes), law.cdf).pvalue > 1e-3
+    assert stats.kstest(np.linalg.det(boxes), law.cdf).pvalue > 1e-3
 
 
 @pytest.mark.slow
@@ -108,17 +114,7 @@ def test_the_shape_of_a_tethered_box_has_its_law(kind, coupling):
     s = side / np.sqrt(n)
     numbers = {"k": 3e4, "tether": kt / s**2, "p": P / units.BAR_PER_KJ_PER_MOL_PER_NM3, "c": kt}
     params = {"Dumbbells": {name: jnp.float64(number) for name, number in numbers.items()}}
-    engine = Engine(Potential(terms=(TetheredBox(),)), params, some, integrator, barostat)
-    x = side * np.random.default_rng(1).uniform(size=(n, 1, 3)) + np.array([[0, 0, 0], [0.1, 0, 0]])
-    options = {"temperature": T, "seed": 2, "n_replicas": 300}
-    bath = integrator.bath() | barostat.bath()
-    state = engine.start(state_of(x.reshape(12, 3), side * np.eye(3), some, bath, **options))
-    boxes = []
-    for chunk in range(10):
-        state = engine.advance(state, 400)
-        if chunk > 3:
-            boxes.append(np.asarray(state.box))
-    h = np.concatenate(boxes) / s
+    h = sampled(Potential(terms=(TetheredBox(),)), params, some, integrator, barostat, side) / s
     tilt = {(a, b): h[:, a, b] / h[:, b, b] for a, b in ((1, 0), (2, 0), (2, 1))}
     edges, chi2 = np.diagonal(h, axis1=1, axis2=2).T, stats.chi2
     laws = {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from diffff import spec
 from diffff.errors import InputError
-from diffff.input_file import resolve
+from diffff.input_file import resolve, write_completed
 from diffff.spec import Spec, specs_in, tag_of
-from diffff.train.config import Input, json_schema, read_input, write_completed
+from diffff.train.config import Input, json_schema, read_input
 from diffff.train.legacy import upgrade
 
 INPUTS = Path(__file__).parents[1] / "references" / "inputs"
