@@ -404,7 +404,7 @@ def of_engine(frame: Any, argument: str, skin: float) -> Callable[[int], None]:
     from diffff import units
     from diffff.md.engine import Engine
     from diffff.md.integrators import Langevin, VelocityVerlet
-    from diffff.md.precision import cast, cast_params
+    from diffff.md.precision import cast, cast_params, cast_potential
     from diffff.md.state import particles, state_of
 
     dtype, ensemble = argument.split()
@@ -412,7 +412,7 @@ def of_engine(frame: Any, argument: str, skin: float) -> Callable[[int], None]:
     nve = ensemble == "nve"
     integrator = VelocityVerlet(time_step=dt) if nve else Langevin(time_step=dt, temperature=TEMPERATURE, friction=1.0)
     some = cast(particles(frame["masses"], free_center=not nve), dtype)
-    potential = cast(model.potential(frame["types"]), dtype)
+    potential = cast_potential(model.potential(frame["types"]), dtype)
     engine = Engine(potential, cast_params(model.params, dtype), some, integrator, skin=skin * units.NM_PER_ANGSTROM)
     x, box, v = (frame[name] * units.NM_PER_ANGSTROM for name in ("coords", "box", "velocities"))
     state = state_of(x, box, some, integrator.bath(), temperature=TEMPERATURE, seed=1, dtype=dtype)

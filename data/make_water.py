@@ -27,8 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import openmm
+from layout import write_system
 from openmm import unit
-from xtb import GFN2, write_system
+from xtb import GFN2
 
 HERE = Path(__file__).parent / "water"
 WORK = HERE / "work"

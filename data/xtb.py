@@ -1,4 +1,4 @@
-"""GFN2-xTB labels in the units and file layout of DeePMD-kit: Å, eV, eV/Å (shared by the two scripts beside it).
+"""GFN2-xTB labels in the units of DeePMD-kit: Å, eV, eV/Å (shared by the scripts beside it).
 
 GFN2-xTB: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi:10.1021/acs.jctc.8b01176,
 as implemented in tblite (https://github.com/tblite/tblite).
@@ -9,7 +9,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: frames and trajectories run side by side
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from tblite.interface import Calculator
@@ -17,7 +16,7 @@ from tblite.interface import Calculator
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 27.211386245988  # eV, CODATA 2018
 ACCURACY = 0.01  # tblite's convergence factor; 0.01 converges the energy to 1e-8 Hartree
-ATOMIC_NUMBERS = {"H": 1, "C": 6, "O": 8}
+ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8}
 
 
 class GFN2:
@@ -53,22 +52,6 @@ class GFN2:
         forces = -self._last.get("gradient") * HARTREE / BOHR
         return energy, forces, -self._last.get("virial") * HARTREE
 
-
-def write_system(folder: Path, elements: Sequence[str], type_map: Sequence[str], **arrays: np.ndarray) -> None:
-    """Write one system in DeePMD-kit's layout: `type.raw`, `type_map.raw`, `set.000/<name>.npy`.
-
-    Args:
-        folder: the system's directory, made if needed.
-        elements: chemical symbol of each atom.
-        type_map: chemical symbols; the number in `type.raw` is the place in this list.
-        arrays: coord, force (n_frames, n_atoms, 3); energy (n_frames,); box, virial (n_frames, 3, 3). Without `box`
-            the empty file `nopbc` says that there is none.
-    """
-    (folder / "set.000").mkdir(parents=True, exist_ok=True)
-    (folder / "type.raw").write_text("".join(f"{list(type_map).index(e)}\n" for e in elements))
-    (folder / "type_map.raw").write_text("".join(f"{name}\n" for name in type_map))
-    if "box" not in arrays:
-        (folder / "nopbc").touch()
-    for name, values in arrays.items():
-        flat = values if values.ndim == 1 else values.reshape(len(values), -1)
-        np.save(folder / "set.000" / f"{name}.npy", flat.astype(np.float64))
+    def dipole(self) -> np.ndarray:
+        """The dipole of the frame that was labelled last, (3,) e Å; of a molecule without charge."""
+        return self._last.get("dipole") * BOHR

@@ -124,15 +124,15 @@ def train(
     output: Path,
     skip_neighbor_stat: bool,
 ) -> None:
-    """Train a model.
+    """Train a network, fit a force field, or both.
 
     INPUT is an input.json (or .yaml) of DeePMD-kit's form.
     """
     at_most_one({"--init-model": init_model, "--restart": restart, "--finetune": finetune})
     start_jax()
-    from diffff.train.loop import train
+    from diffff.train.start import start
 
-    train(
+    start(
         input,
         init_model=init_model,
         restart=restart,
@@ -339,6 +339,21 @@ def plot(inputs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("folder", metavar="RUN", type=FILE)
+@click.option("-o", "--output", type=FILE, help="The page to write.  [default: report.html in RUN]")
+@logged
+def report(folder: Path, output: Path | None) -> None:
+    """Make one HTML page of a run.
+
+    RUN is the directory in which `dff train` ran. The page needs no network and prints well. It shows learning curves,
+    and of a fit errors before and after, how far each number moved, and how well it is known.
+    """
+    from diffff.report.run import report
+
+    click.echo(f"wrote {report(folder, output)}")
+
+
+@main.command()
 @click.argument("input", type=FILE)
 @click.option("-r", "--restart", is_flag=True, help="Continue the run from its checkpoint, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Begin anew, although an earlier run has left its checkpoint.")
@@ -440,16 +455,18 @@ def parity(
 
 
 @main.command()
-@click.argument("command", type=click.Choice(["train", "md"]), default="train")
+@click.argument("command", type=click.Choice(["train", "fit", "md"]), default="train")
 @logged
 def schema(command: str) -> None:
     """Print the JSON Schema of an input file.
 
-    COMMAND is the one whose input it is: train, the default, or md. An editor that is given the schema completes keys
-    and marks mistakes.
+    COMMAND says whose input it is: train, the default, for networks; fit, of `dff train` for a force field alone; or
+    md. An editor that is given the schema completes keys and marks mistakes.
     """
     if command == "md":
         from diffff.md.input import json_schema
+    elif command == "fit":
+        from diffff.train.fit_config import json_schema
     else:
         from diffff.train.config import json_schema
 

@@ -1,6 +1,6 @@
 """The section `model` of an input file that runs a potential: a Deep Potential, force-field XML, or a sum of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -34,6 +34,9 @@ class Bound(NamedTuple):
 
 class Deep(Spec):
     """A trained Deep Potential."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"model_file": "file"}
+    type_aliases: ClassVar[tuple[str, ...]] = ("frozen",)  # DeePMD-kit's name
 
     type: Literal["deep"] = "deep"
     file: FileName
@@ -116,22 +119,82 @@ class Xml(Spec):
             raise InputError(
                 "model.type xml needs residues and bonds, which this structure does not have; give a PDB or mmCIF file."
             )
-        field = ForceField(
-            *(resolve(file, folder) or file for file in self.files),
-            allow_scripts=self.allow_scripts,
-            missing=self.missing,
-        )
-        left = {"type", "files", "hydrogen_mass", "add_extra_particles", "allow_scripts"}
-        options = self.model_dump(exclude=left, exclude_defaults=True)  # OpenMM refuses options that no force heeds
-        potential, params = field.create_potential(structure.topology, **options), field.params()
+        field = self.force_field(folder)
+        potential, params = self.potential(field, structure.topology), field.params()
+        options = self.options()
         options |= {} if self.hydrogen_mass is None else {"hydrogenMass": self.hydrogen_mass}
         return Bound(potential, params, field.create_system(structure.topology, params, **options))
+
+    def force_field(self, folder: Path) -> ForceField:
+        """The files, named as they are found from the current directory or the folder.
+
+        Raises:
+            InputError: see `ForceField`.
+        """
+        files = (resolve(file, folder) or file for file in self.files)
+        return ForceField(*files, allow_scripts=self.allow_scripts, missing=self.missing)
+
+    def potential(self, field: ForceField, topology: Any) -> Potential:
+        """The potential of the force field for ``openmm.app.Topology``.
+
+        Raises:
+            InputError: see `ForceField.create_potential`.
+        """
+        return field.create_potential(topology, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What `ForceField.create_potential` is told; no defaults, for OpenMM refuses options that no force heeds."""
+        apart = {"type", "files", "hydrogen_mass", "add_extra_particles", "allow_scripts"}
+        return self.model_dump(include=set(Xml.model_fields) - apart, exclude_defaults=True)
 
 
 Part = Annotated[Deep | Xml, Variants()]
 
 
-class Sum(Spec):
+class Weights(Spec):
+    """How much each of several models counts in their sum; the type linear_ener is DeePMD-kit's name of it."""
+
+    type_aliases: ClassVar[tuple[str, ...]] = ("linear_ener",)
+
+    weights: Literal["sum", "mean"] | tuple[float, ...] = "sum"
+    'Factors of the parts, one each; "sum": all 1, "mean": 1 by their number.'
+
+    def factors(self, n_models: int) -> tuple[float, ...]:
+        """The factors of the parts as numbers."""
+        if isinstance(self.weights, str):
+            return (1.0 if self.weights == "sum" else 1.0 / n_models,) * n_models
+        return self.weights
+
+    def require_one_for_each(self, n_models: int) -> None:
+        """Refuse another number of weights than models."""
+        if not isinstance(self.weights, str) and len(self.weights) != n_models:
+            raise ValueError(f"has {len(self.weights)} weights for {n_models} models; give one for each")
+
+
+def with_weights(data: Any) -> Any:
+    """An input as read from its file, with the weights that DeePMD-kit gives a linear_ener without any: the mean."""
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "linear_ener" or "weights" in model:
+        return data
+    return {**data, "model": {**model, "weights": "mean"}}
+
+
+def total_of(bounds: Sequence[Bound], factors: Sequence[float]) -> Bound:
+    """The weighted sum of models of the same atoms.
+
+    Raises:
+        InputError: they have a term in common.
+    """
+    potentials = [
+        one.potential if w == 1.0 else one.potential.weighted(w) for one, w in zip(bounds, factors, strict=True)
+    ]
+    potential, params = potentials[0], bounds[0].params
+    for more, bound in zip(potentials[1:], bounds[1:], strict=True):
+        potential, params = potential + more, {**params, **bound.params}
+    return Bound(potential, params, next((one.system for one in bounds if one.system is not None), None))
+
+
+class Sum(Weights):
     """The sum of several models, such as a Deep Potential on top of a force field."""
 
     type: Literal["sum"] = "sum"
@@ -140,9 +203,8 @@ class Sum(Spec):
 
     @model_validator(mode="after")
     def _has_one_of_each(self) -> "Sum":
-        for kind, hint in ((Xml, "name all their files in one"), (Deep, "give one")):
-            if sum(isinstance(part, kind) for part in self.models) > 1:
-                raise ValueError(f'has two parts of the type "{kind.model_fields["type"].default}"; {hint}')
+        require_one_of_each(self.models)
+        self.require_one_for_each(len(self.models))
         return self
 
     @property
@@ -156,15 +218,14 @@ class Sum(Spec):
         Raises:
             InputError: see the parts.
         """
-        bounds = [part.bound(structure, folder) for part in self.models]
-        total = bounds[0]
-        for other in bounds[1:]:
-            total = Bound(
-                total.potential + other.potential,
-                {**total.params, **other.params},
-                other.system if total.system is None else total.system,
-            )
-        return total
+        return total_of([part.bound(structure, folder) for part in self.models], self.factors(len(self.models)))
+
+
+def require_one_of_each(models: Sequence[Spec]) -> None:
+    """Refuse two force fields or two Deep Potentials in one sum: their parameters would have the same names."""
+    for kind, hint in ((Xml, "name all their files in one"), (Deep, "give one")):
+        if sum(isinstance(part, kind) for part in models) > 1:
+            raise ValueError(f'has two parts of the type "{kind.model_fields["type"].default}"; {hint}')
 
 
 ModelInput = Annotated[Deep | Xml | Sum | FileName, Variants()]

@@ -67,7 +67,7 @@ def test_version():
 
 def test_commands_are_those_of_deepmd_kit_and_each_has_help():
     of_deepmd = ["train", "test", "freeze", "convert", "show", "neighbor-stat", "model-devi", "plot"]
-    assert list(cli.main.commands) == [*of_deepmd, "md", "parity", "schema"]
+    assert list(cli.main.commands) == [*of_deepmd, "report", "md", "parity", "schema"]
     for name in cli.main.commands:
         result = run(name, "-h")
         assert result.exit_code == 0

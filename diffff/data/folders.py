@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffff.data.checks import check_finite
+from diffff.data.extxyz import ENDINGS, read_extxyz
 from diffff.errors import InputError
 
 
@@ -107,21 +108,22 @@ class Group:
         return self.group[file][()]  # pyright: ignore[reportIndexIssue]
 
 
-def find_systems(paths: str | Sequence[str], rglob_patterns: Sequence[str] | None = None) -> list[Folder]:
+def find_systems(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> list[Folder]:
     """List the systems below some paths, each path's own sorted by name.
 
     Args:
         paths: Directories, or `file.hdf5` or `file.hdf5#/group`. A path stands for every folder at or below it
-            that holds a `type.raw`.
+            that holds a `type.raw`. Or files of extended XYZ, `.xyz` or `.extxyz`, which stand for a system for each
+            sequence of atoms; see `read_extxyz`. A folder found before stands for itself.
         rglob_patterns: Take only the directories below a path that match one of these patterns.
 
     Raises:
         InputError: A path does not exist or has no system below it.
     """
-    names = [paths] if isinstance(paths, str) else list(paths)
-    if not names:
+    given = [paths] if isinstance(paths, str) else list(paths)
+    if not given:
         raise InputError("systems: the list is empty. Name at least one directory that holds a type.raw.")
-    return [folder for name in names for folder in _expand(name, rglob_patterns)]
+    return [folder for one in given for folder in (_expand(one, rglob_patterns) if isinstance(one, str) else [one])]
 
 
 def read_frames(
@@ -171,8 +173,12 @@ def _expand(name: str, patterns: Sequence[str] | None) -> list[Folder]:
     file, _, group = name.partition("#")
     if not Path(file).is_file():
         raise InputError(f"{name}: no such file or directory (looked in {Path.cwd()}). Correct the path in `systems`.")
+    is_xyz = path.suffix.lower() in ENDINGS
     if patterns is not None:
-        raise InputError(f"{name}: rglob_patterns works on directories only. Name the group, as in {file}#/group.")
+        hint = "Leave them out." if is_xyz else f"Name the group, as in {file}#/group."
+        raise InputError(f"{name}: rglob_patterns works on directories only. {hint}")
+    if is_xyz:
+        return read_extxyz(path)
     return _groups(file, group or "/")
 
 

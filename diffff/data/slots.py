@@ -81,17 +81,29 @@ def read_slots(
 
 def read_types(folder: Folder) -> Ints:
     """The integers of `type.raw`, one per atom; in a `mixed_type` system only their number matters."""
-    where = f"{folder.name}/type.raw"
-    words = folder.words("type.raw")
-    if not words:
-        raise InputError(f"{where}: is empty. It must hold one integer per atom.")
+    hint = "type.raw holds one index per atom; the elements they stand for belong in type_map.raw."
+    types = _integers(folder, "type.raw", hint)
+    if not len(types):
+        raise InputError(f"{folder.name}/type.raw: is empty. It must hold one integer per atom.")
+    return types
+
+
+def read_fragments(folder: Folder, n_atoms: int) -> Ints | None:
+    """The integers of `fragment.raw`, one per atom, which tell the molecules of dimers apart; None without the file."""
+    if "fragment.raw" not in folder:
+        return None
+    found = _integers(folder, "fragment.raw", "fragment.raw holds the number of a fragment for each atom.")
+    if len(found) != n_atoms:
+        raise InputError(f"{folder.name}/fragment.raw: holds {len(found)} integers, but type.raw has {n_atoms} atoms.")
+    return found
+
+
+def _integers(folder: Folder, file: str, hint: str) -> Ints:
+    words = folder.words(file)
     for atom, word in enumerate(words):
         if not _is_whole(word):
-            raise InputError(
-                f"{where}: atom {atom}: {word!r} is not an integer. "
-                "type.raw holds one index per atom; the elements they stand for belong in type_map.raw."
-            )
-    return np.array([int(float(word)) for word in words])
+            raise InputError(f"{folder.name}/{file}: atom {atom}: {word!r} is not an integer. {hint}")
+    return np.array([int(float(word)) for word in words], np.int64)
 
 
 def read_elements(folder: Folder) -> list[str]:

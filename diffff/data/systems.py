@@ -2,17 +2,27 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffff import units as conversion
 from diffff.data.checks import check_counts, check_distances, right_handed
 from diffff.data.folders import Folder, find_systems, read_frames
-from diffff.data.slots import Slots, read_elements, read_slots, read_types
+from diffff.data.slots import Slots, read_elements, read_fragments, read_slots, read_types
 from diffff.errors import InputError
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Units = Literal["eV/Angstrom", "kJ/mol/nm"]
+
+_TO_EV_AND_ANGSTROM = {  # what a value in nm and kJ/mol is multiplied by
+    "length": conversion.ANGSTROM_PER_NM,
+    "energy": conversion.EV_PER_KJ_PER_MOL,
+    "force": conversion.EV_PER_ANGSTROM_PER_KJ_PER_MOL_PER_NM,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +45,14 @@ class System:
         boxes: Rows are the lattice vectors, right-handed, Å, shape (n_frames, 3, 3), or None without periodicity.
         labels: What the files hold of
             `energy` eV (n_frames,), `force` eV/Å (n_frames, n_atoms, 3), `virial` eV (n_frames, 3, 3),
+            `dipole` e Å (n_frames, 3), electrostatic potentials `esp` V (n_frames, n_points) at the points `esp_grid` Å
+            (n_frames, n_points, 3), `interaction` energies eV (n_frames,) of the fragments,
             `atom_ener` eV, `atom_pref` and `atom_ener_coeff` (n_frames, n_atoms),
             `drdq` (n_frames, n_atoms, 3, numb_generalized_coord),
             `fparam` (n_frames, numb_fparam), `aparam` (n_frames, n_atoms, numb_aparam) and
             `numb_copy` (n_frames,), how often an epoch uses each frame.
         set_sizes: Frames in each `set.*`; the frames are numbered through all sets.
+        fragments: Number of the fragment that each atom of the files belongs to, shape (n_atoms_file,), or None.
     """
 
     name: str
@@ -52,6 +65,7 @@ class System:
     boxes: Array | None
     labels: dict[str, Array]
     set_sizes: tuple[int, ...]
+    fragments: Ints | None = None
 
     @property
     def n_frames(self) -> int:
@@ -76,38 +90,49 @@ class System:
 
 @dataclass(frozen=True)
 class _Field:
-    """Shape of one frame's entry, or of one atom's if `per_atom`."""
+    """Shape of one frame's entry, or of one atom's if `per_atom`, and what it measures ("": nothing to convert).
+
+    A length of -1 is what the file has.
+    """
 
     shape: tuple[int, ...] = ()
     per_atom: bool = False
+    unit: Literal["", "energy", "force", "length"] = ""
 
 
 LABELS = {
-    "energy": _Field(),
-    "force": _Field((3,), per_atom=True),
-    "virial": _Field((3, 3)),
-    "atom_ener": _Field(per_atom=True),
+    "energy": _Field(unit="energy"),
+    "force": _Field((3,), per_atom=True, unit="force"),
+    "virial": _Field((3, 3), unit="energy"),
+    "atom_ener": _Field(per_atom=True, unit="energy"),
     "atom_pref": _Field(per_atom=True),
     "atom_ener_coeff": _Field(per_atom=True),
     "numb_copy": _Field(),
+    "dipole": _Field((3,), unit="length"),  # per charge of an electron
+    "esp": _Field((-1,), unit="energy"),  # per charge of an electron
+    "esp_grid": _Field((-1, 3), unit="length"),
+    "interaction": _Field(unit="energy"),
 }
+_OF_FITS = ("dipole", "esp", "esp_grid", "interaction")
+_OF_TRAINING = tuple(name for name in LABELS if name not in _OF_FITS)
 
 
 def read_systems(
-    paths: str | Sequence[str],
+    paths: str | Sequence[str | Folder],
     type_map: Sequence[str],
     *,
     rglob_patterns: Sequence[str] | None = None,
-    labels: Collection[str] = tuple(LABELS),
+    labels: Collection[str] = _OF_TRAINING,
     numb_fparam: int = 0,
     default_fparam: Sequence[float] | None = None,
     numb_aparam: int = 0,
     numb_generalized_coord: int = 0,
+    units: Units = "eV/Angstrom",
 ) -> list[System]:
     """Read every system at or below some paths.
 
     Args:
-        paths: Directories, `file.hdf5` or `file.hdf5#/group`; see `find_systems`.
+        paths: Directories, `file.hdf5`, `file.hdf5#/group` or extended XYZ; see `find_systems`.
         type_map: Element of each model type. Types are matched by element name through `type_map.raw`;
             without that file, the numbers in `type.raw` are model types already.
         rglob_patterns: Take only the directories that match one of these.
@@ -116,6 +141,8 @@ def read_systems(
         default_fparam: Frame parameters of frames without any.
         numb_aparam: Atomic parameters of the model; the files must have them.
         numb_generalized_coord: Generalised coordinates of the loss; with any, `drdq` is a label too.
+        units: Of the files. Positions, boxes, energies, forces, virials and dipoles are converted to Å, eV and e;
+            what a model or a loss alone gives a meaning (`fparam`, `drdq`, …) stays.
 
     Raises:
         InputError: A file is missing, unreadable, of the wrong shape or without physical sense.
@@ -129,10 +156,12 @@ def read_systems(
         fields["drdq"] = _Field((3, numb_generalized_coord), per_atom=True)
     if default_fparam is not None and len(default_fparam) != numb_fparam:
         raise InputError(f"default_fparam: has {len(default_fparam)} values, but numb_fparam is {numb_fparam}.")
-    return [_read_system(folder, type_map, fields, default_fparam) for folder in find_systems(paths, rglob_patterns)]
+    factors = dict.fromkeys(_TO_EV_AND_ANGSTROM, 1.0) if units == "eV/Angstrom" else _TO_EV_AND_ANGSTROM
+    folders = find_systems(paths, rglob_patterns)
+    return [_read_system(folder, type_map, fields, default_fparam, {"": 1.0, **factors}) for folder in folders]
 
 
-def data_type_map(paths: str | Sequence[str], rglob_patterns: Sequence[str] | None = None) -> list[str]:
+def data_type_map(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> list[str]:
     """Collect the elements that the data name, in the order of their first appearance: a type map for the model.
 
     Raises:
@@ -159,18 +188,23 @@ class _Part:
 
 
 def _read_system(
-    folder: Folder, type_map: Sequence[str], fields: Mapping[str, _Field], default_fparam: Sequence[float] | None
+    folder: Folder,
+    type_map: Sequence[str],
+    fields: Mapping[str, _Field],
+    default_fparam: Sequence[float] | None,
+    factors: Mapping[str, float],
 ) -> System:
     sets = folder.sets()
     if not sets:
         raise InputError(f"{folder.name}: has no set.* directory, such as set.000, that holds coord.npy and labels.")
     types = read_types(folder)
-    coords = [read_frames(part, "coord.npy", (len(types), 3), per_atom=True) for part in sets]
+    length = factors["length"]
+    coords = [_scaled(read_frames(part, "coord.npy", (len(types), 3), per_atom=True), length) for part in sets]
     sizes = [len(coord) for coord in coords]
     slots = read_slots(folder, sets, types, sizes, type_map)
     stops = np.cumsum(sizes).tolist()
     parts = [_Part(part, slice(stop - size, stop)) for part, size, stop in zip(sets, sizes, stops, strict=True)]
-    boxes = None if "nopbc" in folder else [_read_box(part) for part in parts]
+    boxes = None if "nopbc" in folder else [_read_box(part, length) for part in parts]
     for i, part in enumerate(parts):
         in_file = None if slots.in_file is None else slots.in_file[part.frames]
         check_distances(coords[i], None if boxes is None else boxes[i], in_file, f"{part.folder.name}/coord.npy")
@@ -183,23 +217,28 @@ def _read_system(
         n_atoms_file=len(types),
         positions=_join([slots.fill(coord, part.frames) for coord, part in zip(coords, parts, strict=True)]),
         boxes=None if boxes is None else _join(boxes),
-        labels=_read_labels(parts, fields, slots, default_fparam),
+        labels=_read_labels(parts, fields, slots, default_fparam, factors),
         set_sizes=tuple(sizes),
+        fragments=read_fragments(folder, len(types)),
     )
 
 
-def _read_box(part: _Part) -> Array:
+def _read_box(part: _Part, length: float) -> Array:
     where = f"{part.folder.name}/box.npy"
     if "box.npy" not in part.folder:
         raise InputError(
             f"{where}: the file is missing. Add it, or, if the system is not periodic, "
             "put an empty file named nopbc beside type.raw."
         )
-    return right_handed(read_frames(part.folder, "box.npy", (3, 3), n_frames=part.n_frames), where)
+    return right_handed(_scaled(read_frames(part.folder, "box.npy", (3, 3), n_frames=part.n_frames), length), where)
 
 
 def _read_labels(
-    parts: Sequence[_Part], fields: Mapping[str, _Field], slots: Slots, default_fparam: Sequence[float] | None
+    parts: Sequence[_Part],
+    fields: Mapping[str, _Field],
+    slots: Slots,
+    default_fparam: Sequence[float] | None,
+    factors: Mapping[str, float],
 ) -> dict[str, Array]:
     labels = {}
     for name, field in fields.items():
@@ -207,7 +246,7 @@ def _read_labels(
         if values is None and name == "fparam" and default_fparam is not None:
             values = np.tile(np.asarray(default_fparam, dtype=np.float64), (parts[-1].frames.stop, 1))
         if values is not None:
-            labels[name] = values
+            labels[name] = _scaled(values, factors[field.unit])
         elif name in ("fparam", "aparam"):
             raise InputError(
                 f"{parts[0].folder.name}/{name}.npy: the file is missing, but the model has numb_{name} > 0."
@@ -225,12 +264,25 @@ def _read_label(parts: Sequence[_Part], name: str, field: _Field, slots: Slots) 
             raise InputError(
                 f"{part.folder.name}/{name}.npy: missing, but another set has it. All sets need the same labels."
             )
-        shape = (slots.n_atoms_file, *field.shape) if field.per_atom else field.shape
+        shape = _shape(part, file, field, slots)
         value = read_frames(part.folder, file, shape, n_frames=part.n_frames, per_atom=field.per_atom)
         if name == "numb_copy":
             check_counts(value, f"{part.folder.name}/{file}")
         values.append(slots.fill(value, part.frames) if field.per_atom else value)
+    if len(shapes := {value.shape[1:] for value in values}) > 1:
+        raise InputError(
+            f"{parts[0].folder.name}/{name}.npy: frames of the shapes {' and '.join(map(str, sorted(shapes)))} in the "
+            "sets of one system. Make several systems of them."
+        )
     return _join(values)
+
+
+def _shape(part: _Part, file: str, field: _Field, slots: Slots) -> tuple[int, ...]:
+    """Shape of one frame's entry in a file, which tells lengths of -1 by its size."""
+    if -1 in field.shape:
+        width = part.folder.array(file).size // part.n_frames
+        return tuple(width // abs(prod(field.shape)) if length == -1 else length for length in field.shape)
+    return (slots.n_atoms_file, *field.shape) if field.per_atom else field.shape
 
 
 def _label_file(folder: Folder, name: str) -> str | None:
@@ -242,6 +294,10 @@ def _label_file(folder: Folder, name: str) -> str | None:
     if len(found) > 1:
         raise InputError(f"{folder.name}: holds both {' and '.join(found)}, two names of one label. Remove one.")
     return found[0] if found else None
+
+
+def _scaled(values: Array, factor: float) -> Array:
+    return values if factor == 1.0 else factor * values
 
 
 def _join(arrays: list[Array]) -> Array:

@@ -9,29 +9,18 @@ An optimiser sees a vector v of free variables that starts at zero. The numbers 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import null_space
 
 from diffff import tree
 from diffff.errors import InputError
-from diffff.fit.rules import Numbers, Selection
+from diffff.fit.rules import Numbers
+from diffff.fit.ties import Equal, FixedSum, Residue, ResidueCharge, label_of, tied
+from diffff.fit.ties import residues_of as residues_of
 from diffff.pytree import pytree, static
-
-
-class Equal(Selection):
-    """Numbers that stay equal to each other; they start at their mean."""
-
-    type: Literal["equal"] = "equal"
-
-
-class FixedSum(Selection):
-    """Numbers whose sum stays as it is at the start."""
-
-    type: Literal["sum"] = "sum"
 
 
 @pytree
@@ -96,7 +85,8 @@ class Free:
 def free_of(
     params: Any,
     found: Sequence[Numbers],
-    ties: Sequence[Equal | FixedSum] = (),
+    ties: Sequence[Equal | FixedSum | ResidueCharge] = (),
+    residues: Sequence[Residue] = (),
 ) -> Free:
     """The free variables of the numbers that move.
 
@@ -104,6 +94,7 @@ def free_of(
         params: the parameter tree.
         found: what moves, as `moving` tells.
         ties: between them.
+        residues: those of all topologies, see `residues_of`, for ties of their charges.
 
     Raises:
         InputError: a number starts on or beyond a bound, or a tie makes no sense.
@@ -112,8 +103,7 @@ def free_of(
     starts = np.concatenate([np.ravel(leaves[some.path])[some.index] for some in found]).astype(float)
     each = [_columns(np.asarray(leaves[some.path], float).ravel(), some) for some in found]
     lower, upper, scales, means, weights = (np.concatenate(parts) for parts in zip(*each, strict=True))
-    starts = _equal_starts(found, ties, starts)
-    matrix = _matrix(found, ties, scales, lower, upper)
+    starts, scales, matrix = tied(found, ties, residues, leaves, starts, scales, (lower, upper))
     _check_bounds(found, starts, lower, upper)
     index: dict[str, Any] = {}
     for some in found:
@@ -144,93 +134,10 @@ def _columns(values: np.ndarray, some: Numbers) -> tuple[np.ndarray, ...]:
     return one * lower, one * upper, scale, one * mean, one * weight
 
 
-def _selected(found: Sequence[Numbers], tie: Equal | FixedSum) -> np.ndarray:
-    """Which of the numbers that move a tie holds together, bool ``(n_numbers,)``."""
-    parts = []
-    for some in found:
-        size = int(np.prod(some.shape))
-        if some.places is None:
-            parts.append(tie.rows(some.path, None, size)[some.index])
-        else:
-            parts.append(tie.rows(some.path, some.places, len(some.places)))
-    return np.concatenate(parts)
-
-
-def _equal_starts(found: Sequence[Numbers], ties: Sequence[Any], starts: np.ndarray) -> np.ndarray:
-    starts = starts.copy()
-    for tie in ties:
-        if isinstance(tie, Equal):
-            some = _selected(found, tie)
-            starts[some] = starts[some].mean() if some.any() else starts[some]
-    return starts
-
-
-def _matrix(
-    found: Sequence[Numbers],
-    ties: Sequence[Equal | FixedSum],
-    scales: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> np.ndarray | None:
-    """N, the directions in units of the scales that all ties leave; None if there are no ties."""
-    if not ties:
-        return None
-    rows: list[np.ndarray] = []
-    equal, summed = np.zeros(len(scales), bool), np.zeros(len(scales), bool)
-    for number, tie in enumerate(ties):
-        some = _selected(found, tie)
-        where = f'ties[{number}]: "{tie.select}"'
-        if some.sum() < 2:
-            raise InputError(f"{where} holds {int(some.sum())} numbers that move; a tie is between two or more.")
-        if isinstance(tie, FixedSum):
-            summed |= some
-            rows.append(some.astype(float))
-            continue
-        if len(np.unique(lower[some])) > 1 or len(np.unique(upper[some])) > 1:
-            raise InputError(f"{where} keeps numbers equal that have different bounds. Give them the same.")
-        if np.any(equal & some):
-            twice = _label(found, int(np.flatnonzero(equal & some)[0]))
-            raise InputError(
-                f"{where} holds {twice}, which an earlier tie keeps equal to others. Make one tie of both."
-            )
-        equal |= some
-        scales[some] = scales[some].mean()
-        first, *others = np.flatnonzero(some)
-        for other in others:
-            rows.append(np.zeros(len(scales)))
-            rows[-1][[first, other]] = 1.0, -1.0
-    if np.any(both := summed & (np.isfinite(lower) | np.isfinite(upper))):
-        raise InputError(
-            f"ties: {_label(found, int(np.flatnonzero(both)[0]))} has bounds and is part of a fixed sum; diffff keeps "
-            "one of both. Remove one."
-        )
-    return _kernel(np.array(rows), scales)
-
-
-def _kernel(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The directions that change no row; numbers that are not tied keep theirs."""
-    tied = np.any(rows != 0.0, axis=0)
-    kernel = null_space(rows[:, tied] * scales[tied])
-    if kernel.shape[1] == 0 and tied.all():
-        raise InputError("ties: they leave no number free to move. Remove some.")
-    matrix = np.zeros((len(scales), kernel.shape[1] + int((~tied).sum())))
-    matrix[np.ix_(tied, np.arange(kernel.shape[1]))] = kernel
-    matrix[np.flatnonzero(~tied), kernel.shape[1] + np.arange(int((~tied).sum()))] = 1.0
-    return matrix
-
-
-def _label(found: Sequence[Numbers], k: int) -> str:
-    for some in found:
-        if k < len(some.index):
-            return some.label(k)
-        k -= len(some.index)
-    raise IndexError(k)
-
-
 def _check_bounds(found: Sequence[Numbers], starts: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
     for k in np.flatnonzero((starts <= lower) | (starts >= upper)):
         raise InputError(
-            f"parameters: {_label(found, int(k))} is {starts[k]:g}, not within its bounds "
+            f"parameters: {label_of(found, int(k))} is {starts[k]:g}, not within its bounds "
             f"[{lower[k]:g}, {upper[k]:g}]. A number must start inside; on a bound it could never move. Change the "
             "bounds, or keep the number as it is."
         )

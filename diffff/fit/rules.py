@@ -36,11 +36,13 @@ class Treatment(Spec):
     "How much a number may be expected to change, for the length of steps; by default a tenth of its size."
     prior: Prior | None = None
     "Pulls the numbers towards a mean."
+    lr: PositiveFloat | None = None
+    "Learning rate at the start, in units of the scale; by default start_lr. For optimisers that have a learning rate."
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        if not self.train and (self.bounds or self.scale or self.prior):
-            raise ValueError('"train" is false, so that bounds, scale and prior mean nothing; remove them')
+        if not self.train and (self.bounds or self.scale or self.prior or self.lr):
+            raise ValueError('"train" is false, so that bounds, scale, prior and lr mean nothing; remove them')
         lower, upper = self.bounds or (None, None)
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"bounds are [{lower}, {upper}]; the first must be the smaller one")
@@ -133,7 +135,7 @@ class Numbers:
         if self.places is None:
             return f"{self.path}[{', '.join(map(str, np.unravel_index(self.index[k], self.shape)))}]"
         key = self.places[k].key
-        name = column if isinstance(key, str) else f"{column}, number {key}"
+        name = key if isinstance(key, str) else f"{column}, number {key}"
         return f"{name}({'-'.join(atoms_of(self.places[k])) or f'line {self.places[k].element.line}'})"
 
 

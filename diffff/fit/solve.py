@@ -1,4 +1,4 @@
-"""`solve`: the least squares of a fit with exact Jacobians, and what is known of each number at the end."""
+"""`solve`: the minimum of a fit, and what is known of each number there."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import least_squares
 
-from diffff.errors import InputError
 from diffff.fit.free import Free
-from diffff.fit.information import Known, in_words, known
+from diffff.fit.information import Known, known
+from diffff.fit.objective import Objective
+from diffff.fit.optimizers import Callback, LeastSquares, Minimizer, Start
 from diffff.fit.rules import Numbers
 
 
@@ -22,7 +22,7 @@ class Fit(NamedTuple):
         free: free variables ``(n_free,)``.
         start: objective at the start, half the sum of squares, priors included.
         end: that at the end.
-        n_steps: Jacobians computed.
+        n_steps: steps made.
         converged: whether it is a minimum by the tolerances.
         known: how well each number is known.
         labels: of the numbers, in the order of ``known``.
@@ -51,7 +51,7 @@ class Fit(NamedTuple):
 
     def sloppy(self, number: int = 3) -> list[str]:
         """The directions that the data determine least, in words, the loosest first."""
-        return [in_words(direction, list(self.labels)) for direction in self.known.directions[:number]]
+        return [found.words for found in self.known.sloppy(list(self.labels), number)]
 
 
 def solve(
@@ -59,61 +59,39 @@ def solve(
     free: Free,
     found: Sequence[Numbers],
     *,
+    optimizer: Minimizer | None = None,
     max_steps: int = 200,
-    tolerance: float = 1e-10,
+    start: Start | None = None,
+    callback: Callback = lambda step, v, state: None,
 ) -> Fit:
-    """Minimise ``1/2 sum r^2`` and the priors, from the numbers as they are.
-
-    A Levenberg-Marquardt method in a trust region (doi:10.1137/S1052623493248720, as SciPy has it), in the variables of
-    `Free`, in which nothing is bounded.
+    """Minimise ``1/2 sum r^2`` and the priors.
 
     Args:
         residuals: of a parameter tree, shape ``(n,)``, each in units of its standard deviation.
         free: the variables.
         found: the numbers they stand for, as `moving` gave them.
-        max_steps: Jacobians at most.
-        tolerance: relative change of objective, variables or gradient at which it ends.
+        optimizer: how; None: least squares by Levenberg and Marquardt.
+        max_steps: steps at most.
+        start: where to begin; None: with the numbers as they are.
+        callback: is told each step, see `Callback`.
 
     Raises:
-        InputError: the residuals are not finite at the start, or there are none.
+        InputError: the residuals are not finite at the start, or there are none, or too many for their Jacobian.
     """
-
-    def all_of(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return residuals(free.params(v)), free.prior_residuals(v)
-
-    evaluate, slopes = jax.jit(all_of), jax.jit(jax.jacfwd(all_of))
-    zeros = jnp.zeros(free.n_free)
-    first, pull = (np.asarray(part) for part in evaluate(zeros))
-    n_data = len(first)
-    if not n_data:
-        raise InputError("the fit has no data: no target has both labels and a sigma.")
-    if not np.isfinite(first).all():
-        raise InputError(
-            f"{int(np.sum(~np.isfinite(first)))} of {n_data} residuals are not finite at the start. Do "
-            "atoms lie on top of each other in a frame, or are labels missing?"
-        )
-    end = least_squares(
-        lambda v: np.concatenate([np.asarray(part) for part in evaluate(v)]),
-        np.asarray(zeros),
-        lambda v: np.concatenate([np.asarray(part) for part in slopes(v)]),  # pyright: ignore[reportArgumentType]
-        method="trf",
-        x_scale="jac",
-        xtol=tolerance,
-        ftol=tolerance,
-        gtol=tolerance,
-        max_nfev=max_steps,
-    )
-    v = jnp.asarray(end.x)
-    values = np.asarray(free.numbers(v))
-    by_number = np.asarray(jax.jacfwd(free.numbers)(v))
+    objective = Objective(residuals, free)
+    zeros = np.zeros(free.n_free)
+    end = (optimizer or LeastSquares()).minimize(objective, start or Start(zeros), max_steps, callback)
+    values = np.asarray(free.numbers(jnp.asarray(end.free)))
+    by_number = np.asarray(jax.jacfwd(free.numbers)(jnp.asarray(end.free)))
+    last, slopes = objective.residuals(end.free), objective.jacobian(end.free)
     return Fit(
-        params=free.params(v),
-        free=end.x,
-        start=0.5 * float(first @ first + pull @ pull),
-        end=float(end.cost),
-        n_steps=int(end.njev),
-        converged=bool(end.success),
-        known=known(end.fun[:n_data], end.jac[:n_data], end.jac[n_data:], by_number, values, np.asarray(free.scales)),
+        params=free.params(jnp.asarray(end.free)),
+        free=end.free,
+        start=objective.value(zeros),
+        end=0.5 * float(last.all @ last.all),
+        n_steps=end.n_steps,
+        converged=end.converged,
+        known=known(last.data, slopes.data, slopes.prior, by_number, values, np.asarray(free.scales)),
         labels=tuple(some.label(k) for some in found for k in range(len(some.index))),
         begun=np.asarray(free.starts),
     )

@@ -42,7 +42,7 @@ from diffff.frontend.impropers import charmm_impropers
 from diffff.frontend.lennard_jones import LennardJonesRows
 from diffff.frontend.names import check_names, unused_rows
 from diffff.frontend.nonbonded import NonbondedRows
-from diffff.frontend.rows import Place, changes
+from diffff.frontend.rows import Place, changes, comments
 from diffff.frontend.schema import check
 from diffff.frontend.sites import VirtualSiteRows
 from diffff.frontend.trace import Tracer, openmm_force_field
@@ -277,26 +277,37 @@ class ForceField:
         )
 
     # ------------------------------------------------------------------ back to OpenMM
-    def write(self, folder: str | PathLike[str], params: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    def write(
+        self,
+        folder: str | PathLike[str],
+        params: Mapping[str, Mapping[str, Any]],
+        notes: Mapping[str, Sequence[str | None]] | None = None,
+    ) -> list[Path]:
         """Write all files with these numbers to a directory; what did not change stays byte for byte.
 
         Args:
             folder: where the files go: those that were named under their own names, those that they include where the
                 ``<Include>`` says. It may be the folder they come from, if that is your own.
             params: as `params` gives them; groups of other potentials are passed over.
+            notes: a text for each number, or None, by ``"tag/column"``: it becomes a comment behind the row,
+                ``<!-- diffff: k 259408 +- 1200; length not determined -->``, in place of that of an earlier call.
 
         Returns:
             The files, in the order in which they were read: first those that were named, which are what OpenMM needs to
             be given, then those that they include.
 
         Raises:
-            InputError: a file cannot be written, a number is not finite, or no place in the folder would be right.
+            InputError: a file cannot be written, a number is not finite, no place in the folder would be right, or
+                notes are for numbers that the files do not have.
         """
         changed, target = self._changes(params, self._groups), check_target(folder)
+        groups = {group.name for group in self._groups}
+        ours = {path: texts for path, texts in (notes or {}).items() if path.rpartition("/")[0] in groups}
+        noted = comments(self.rows, ours)
         places = written_as(self.documents, self._inclusions)
         written = [target / places[document] for document in self.documents]
         for document, path in zip(self.documents, written, strict=True):
-            document.write(path, changed.get(document, {}))
+            document.write(path, changed.get(document, {}), noted.get(document))
         return written
 
     def create_system(self, topology: Any, params: Mapping[str, Mapping[str, Any]], **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """Columns of numbers that know where each of them stands in the files of a force field."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -128,6 +128,34 @@ def changes(columns: Iterable[tuple[Column, ArrayLike]]) -> dict[Document, dict[
             if found[place.document].setdefault((place.element, place.key), text) != text:
                 raise ValueError(f"{place} would become two different numbers")
     return dict(found)
+
+
+def comments(
+    places: Mapping[str, Sequence[Place]], notes: Mapping[str, Sequence[str | None]]
+) -> dict[Document, dict[Element, str]]:
+    """The comment behind each row of each file, for `Document.edited`: its notes, each with the name of its number.
+
+    Args:
+        places: where the numbers of an array stand, by path.
+        notes: a text for each of its numbers, or None; one text for an array that several files repeat.
+
+    Raises:
+        InputError: notes are for an array that is not there, or are not as many as its numbers.
+    """
+    found: dict[Document, dict[Element, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for path, texts in notes.items():
+        if path not in places:
+            raise InputError(f"notes are for {path}, which has no place in the files. Leave them out.")
+        texts = list(texts) * len(places[path]) if len(texts) == 1 else texts
+        if len(texts) != len(places[path]):
+            raise InputError(
+                f"{path} got {len(texts)} notes, but has {len(places[path])} numbers. Give a text or None for each."
+            )
+        for place, text in zip(places[path], texts, strict=True):
+            if text is not None:
+                name = place.key if isinstance(place.key, str) else f"number {place.key}"
+                found[place.document][place.element][f"{name} {text}"] = None
+    return {document: {element: "; ".join(each) for element, each in rows.items()} for document, rows in found.items()}
 
 
 def _numbers(places: Sequence[Place], default: float | None) -> np.ndarray:

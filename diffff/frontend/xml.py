@@ -25,6 +25,8 @@ from diffff.frontend.xml_tree import UTF_16, Element, read_tree
 _TAG = re.compile(rb"<[^ \t\r\n/>]+")
 _ATTRIBUTE = re.compile(rb"""([ \t\r\n]+)([^ \t\r\n=/>]+)[ \t\r\n]*=[ \t\r\n]*("[^"]*"|'[^']*')""")
 _TAG_END = re.compile(rb"[ \t\r\n]*(/?)>")
+_TO_END = re.compile(rb"(?:[^<]++|<!--.*?-->|<\?.*?\?>|<!\[CDATA\[.*?\]\]>)*+</[^>]*>", re.DOTALL)
+_NOTE = re.compile(rb"[ \t]*<!-- diffff: .*?-->", re.DOTALL)
 _NO_WORD = re.compile(rb"(?:[ \t\r\n]+|<!--.*?-->|<\?.*?\?>|<!\[CDATA\[|\]\]>)*", re.DOTALL)
 _WORD = re.compile(rb"[^ \t\r\n<&\]]+")
 
@@ -110,7 +112,7 @@ class Document:
         place = tag.values[key] if isinstance(key, str) else self._words(element, tag)[key]
         return slice(place.start * self._width, place.stop * self._width)
 
-    def edited(self, changes: Changes) -> bytes:
+    def edited(self, changes: Changes, notes: Mapping[Element, str] | None = None) -> bytes:
         """The file with some values changed; all other bytes are the same.
 
         A value equal to that of the file keeps its spelling there. An attribute that the element lacks is added behind
@@ -119,6 +121,7 @@ class Document:
         Args:
             changes: new values by ``(element, name of the attribute)``, or by ``(element, i)`` for the i-th number of
                 its text.
+            notes: texts for comments ``<!-- diffff: … -->`` right behind elements, where they replace those of before.
 
         Raises:
             InputError: The numbers of a text are mixed with entities or markup, and have no place of their own.
@@ -127,23 +130,25 @@ class Document:
         """
         grouped: dict[Element, dict[Key, str]] = defaultdict(dict)
         for (element, key), value in changes.items():
+            grouped[element][key] = value
+        for element in (*grouped, *(notes or {})):
             if element not in self._elements:
                 raise ValueError(f"<{element.tag}> of line {element.line} is no element of {self.path}.")
-            grouped[element][key] = value
         edits = [edit for element, values in grouped.items() for edit in self._edits(element, values)]
+        edits += [self._comment(element, text) for element, text in (notes or {}).items()]
         pieces, done = [], 0
         for place, new in sorted(edits, key=lambda edit: edit[0].start):
             pieces += [self.data[done : place.start * self._width], new.encode(self._codec, "xmlcharrefreplace")]
             done = place.stop * self._width
         return b"".join([*pieces, self.data[done:]])
 
-    def write(self, path: str | Path, changes: Changes) -> None:
+    def write(self, path: str | Path, changes: Changes, notes: Mapping[Element, str] | None = None) -> None:
         """Write `edited`; the file appears when it is whole. It may be the file that was read.
 
         Raises:
             InputError: The file cannot be written, or see `edited`.
         """
-        data = self.edited(changes)
+        data = self.edited(changes, notes)
         with replacing(Path(path)) as file:
             file.write_bytes(data)
 
@@ -168,6 +173,25 @@ class Document:
                 place = tag.values[key]
                 edits.append((place, _escaped(value, chr(self._units[place.stop]))))
         return edits
+
+    def _comment(self, element: Element, text: str) -> tuple[slice, str]:
+        """A comment behind an element, on its line; in place of the one that `edited` wrote there before."""
+        end = self._end(element)
+        before = _NOTE.match(self._units, end)
+        words = " ".join(text.split())
+        if bad := _NOT_XML.search(words):
+            raise ValueError(f"{words!r}: XML cannot hold the character {bad[0]!r}.")
+        words = re.sub("-(?=-)", "- ", words)  # two hyphens may not stand in a comment
+        return slice(end, before.end() if before else end), f" <!-- diffff: {words} -->"
+
+    def _end(self, element: Element) -> int:
+        """Behind ``/>`` or the end tag, in code units."""
+        tag = self._start_tag(element)
+        if tag.empty:
+            return tag.end
+        last = _TO_END.match(self._units, self._end(element.children[-1]) if element.children else tag.end)
+        assert last is not None  # expat has read it
+        return last.end()
 
     def _start_tag(self, element: Element) -> _StartTag:
         opened = _TAG.match(self._units, element.byte // self._width)

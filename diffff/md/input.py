@@ -16,7 +16,7 @@ from diffff.md.barostats import CellRescaling, MonteCarlo
 from diffff.md.integrators import CSVR, Langevin, NoseHoover, VelocityVerlet
 from diffff.md.outputs import Outputs
 from diffff.md.trajectory.open import SUFFIXES
-from diffff.model_input import FileName, ModelInput
+from diffff.model_input import FileName, ModelInput, with_weights
 from diffff.spec import Spec, Variants
 
 Vector = tuple[float, float, float]
@@ -152,7 +152,7 @@ def read_input(path: str | Path) -> Input:
     Raises:
         InputError: The file is missing or malformed, or some keys are wrong; all of them are listed.
     """
-    return spec.validate(Input, load(Path(path)), where=str(path))
+    return spec.validate(Input, with_weights(load(Path(path))), where=str(path))
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,6 +5,7 @@
 Units: nm, kJ/mol.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -79,6 +80,7 @@ class Potential:
         shapes: ``(group, column, shape)`` of arrays in the tree, which are checked: an index beyond the end of an
             array is no error in JAX.
         n_atoms: number of atoms it is for, which is checked for the same reason; None: any.
+        weights: ``(name, weight)`` of terms that do not count once.
     """
 
     terms: tuple[Term, ...]
@@ -86,6 +88,7 @@ class Potential:
     shared: tuple[Shared, ...] = static(default=())
     shapes: tuple[tuple[str, str, tuple[int, ...]], ...] = static(default=())
     n_atoms: int | None = static(default=None)
+    weights: tuple[tuple[str, float], ...] = static(default=())
 
     @property
     def cutoff(self) -> float:
@@ -114,8 +117,13 @@ class Potential:
         positions = self.placed(params, positions)
         complete = jnp.where(neighbors.overflow, jnp.nan, 1.0).astype(positions.dtype)
         found: dict[str, jax.Array] = {}
+        weights = dict(self.weights)
         for term in self.terms:
-            energy = complete * term.energy(self.part(params, term.name), positions, box, neighbors)
+            energy = (
+                complete
+                * weights.get(term.name, 1.0)
+                * term.energy(self.part(params, term.name), positions, box, neighbors)
+            )
             found[term.name] = found[term.name] + energy if term.name in found else energy
         return found
 
@@ -129,11 +137,12 @@ class Potential:
         """
         neighbors = self._served_by(neighbors)
         positions = self.placed(params, positions)
-        total = jnp.zeros(len(positions), positions.dtype)
+        total, weights = jnp.zeros(len(positions), positions.dtype), dict(self.weights)
         for term in self.terms:
             if not isinstance(term, AtomicEnergies):
                 raise InputError(f"{term.name} has no energies of single atoms; a Deep Potential has.")
-            total = total + term.atomic_energies(self.part(params, term.name), positions, box, neighbors)
+            energies = term.atomic_energies(self.part(params, term.name), positions, box, neighbors)
+            total = total + weights.get(term.name, 1.0) * energies
         return jnp.where(neighbors.overflow, jnp.nan, total)
 
     def _served_by(self, neighbors: Neighbors | None) -> Neighbors:
@@ -174,15 +183,27 @@ class Potential:
             positions = sites.placed(params[GROUP], positions)
         return positions
 
+    def weighted(self, weight: float) -> "Potential":
+        """The potential times a number."""
+        before = dict(self.weights)
+        names = dict.fromkeys(term.name for term in self.terms)
+        return replace(self, weights=tuple((name, weight * before.get(name, 1.0)) for name in names))
+
     def __add__(self, other: "Potential") -> "Potential":
         if None not in (self.n_atoms, other.n_atoms) and self.n_atoms != other.n_atoms:
             raise InputError(f"a potential for {self.n_atoms} atoms and one for {other.n_atoms} have no sum.")
+        ours, theirs = (
+            {term.name: dict(one.weights).get(term.name, 1.0) for term in one.terms} for one in (self, other)
+        )
+        if twice := [name for name in ours if theirs.get(name, ours[name]) != ours[name]]:
+            raise InputError(f"both potentials have the term {twice[0]}, with different weights; give them the same.")
         return Potential(
             terms=self.terms + other.terms,
             sites=self.sites + other.sites,
             shared=self.shared + other.shared,
             shapes=self.shapes + other.shapes,
             n_atoms=other.n_atoms if self.n_atoms is None else self.n_atoms,
+            weights=self.weights + other.weights,
         )
 
 

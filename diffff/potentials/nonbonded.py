@@ -90,7 +90,7 @@ class Nonbonded:
         """The energy by origin: ``pairs``, ``exceptions``, ``reciprocal`` and ``tail``, as far as there are any."""
         self._check(box)
         positions, box = jnp.asarray(positions), None if box is None else jnp.asarray(box)
-        charge = params["charge"][self.charge_rows]
+        charge = self.charges(params)
         sigma = params["sigma"][self.lj_rows]
         root_epsilon = pairwise.root(params["epsilon"])[self.lj_rows]
         columns = (charge, sigma, root_epsilon)
@@ -113,6 +113,10 @@ class Nonbonded:
                 sigma, root_epsilon, ewald.volume(box), self.cutoff, self.switch_distance
             )
         return found
+
+    def charges(self, params: Any) -> jax.Array:
+        """The charges of all atoms, e, shape ``(n_atoms,)``."""
+        return params["charge"][self.charge_rows]
 
     def _check(self, box: jax.Array | None) -> None:
         if box is None and self.method in PERIODIC:

@@ -143,11 +143,21 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() or path.suffix == SUFFIX or Path(f"{path}{SUFFIX}").is_file()
 
 
-def load_model_of(path: Path) -> Model:
-    """The model of a checkpoint, with the last weights, or of a model file."""
+def load_model_of(path: Path, *, whole: bool = False) -> Model:
+    """The model of a checkpoint, with the last weights, or of a model file.
+
+    Args:
+        path: of either.
+        whole: refuse a network that is only a part of what was trained.
+    """
     if not is_checkpoint(path):
         return load(path)
     checkpoint = read(path)
+    if whole and checkpoint.input.get("model", {}).get("type") == "sum":
+        raise InputError(
+            f"{path}: the network there was trained on top of a force field, without which its energies are not those "
+            "of the data. Its errors stand in lcurve.out and at the end of the log of the run."
+        )
     return Model(spec=checkpoint.model, params=checkpoint.params())
 
 

@@ -14,10 +14,13 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from diffff import spec
 from diffff.errors import InputError, InputErrors
+from diffff.fit.parameters import Parameters
 from diffff.input_file import load, resolve
+from diffff.model_input import Weights, with_weights
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData
+from diffff.train.fit_config import FittedXml
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
@@ -109,6 +112,8 @@ class Training(Spec):
     "Number of steps between the weights that enter the mean."
     change_bias_after_training: bool = False
     "Fits the energy bias to the data once more at the end."
+    xml_dir: FileName = "fitted"
+    "Directory of the files of a force field whose numbers were trained with a network."
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -177,6 +182,46 @@ class Validating(Spec):
         return int(self.full_val_start * numb_steps if self.full_val_start < 1 else self.full_val_start)
 
 
+class NetworkSum(Weights):
+    """A force field and a Deep Potential that is trained on top of it."""
+
+    type: Literal["sum"] = "sum"
+    models: Annotated[tuple[Annotated[FittedXml | DeepModel, Variants(default="standard")], ...], Field(min_length=1)]
+    "The parts, each a section of its own."
+    type_map: tuple[str, ...] = ()
+    "Names of the types, if the part of the type standard has none."
+
+    @model_validator(mode="after")
+    def _has_one_of_each(self) -> Self:
+        kinds = [type(part) for part in self.models]
+        if sorted(kind.__name__ for kind in kinds) not in (
+            [DeepModel.__name__],
+            [DeepModel.__name__, FittedXml.__name__],
+        ):
+            raise ValueError('needs one part of the type "standard", and at most one of the type "xml"')
+        self.require_one_for_each(len(kinds))
+        if self.factors(len(kinds))[kinds.index(DeepModel)] != 1.0:
+            raise ValueError(
+                'weights: the network that is trained has the weight 1, for it finds its own size; give "sum", or '
+                "numbers with a 1 in its place (linear_ener without weights takes the mean)"
+            )
+        if self.type_map and self.deep.type_map and self.type_map != self.deep.type_map:
+            raise ValueError("type_map stands here and in a part, and they differ; give it once")
+        return self
+
+    @property
+    def deep(self) -> DeepModel:
+        """The network."""
+        found = next(part for part in self.models if isinstance(part, DeepModel))
+        return found if found.type_map else found.model_copy(update={"type_map": self.type_map})
+
+    @property
+    def force_field(self) -> tuple[FittedXml, float] | None:
+        """The force field and its weight, if there is one."""
+        weighted = zip(self.models, self.factors(len(self.models)), strict=True)
+        return next(((part, weight) for part, weight in weighted if isinstance(part, FittedXml)), None)
+
+
 class Input(Spec):
     """A whole input file."""
 
@@ -186,19 +231,20 @@ class Input(Spec):
     }
 
     model: Annotated[
-        DeepModel,
+        DeepModel | NetworkSum,
         Variants(
             default="standard",
             refused={
                 "frozen": 'give a "standard" model, and start it from a file with `dff train --init-model model.dp`',
                 "pairtab": 'a table of pair energies cannot be trained; give a "standard" model',
                 "pairwise_dprc": 'QM/MM corrections are not available; give a "standard" model',
-                "linear_ener": 'sums of models are not available here; give one "standard" model',
                 **dict.fromkeys(("dpa4", "DPA4", "SeZM", "sezm"), 'this network is not available; give "standard"'),
             },
         ),
     ]
-    "Types, descriptor and fitting net."
+    "Types, descriptor and fitting net; or the sum of such a model and a force field."
+    parameters: Parameters | None = None
+    "Which numbers of the force field move in a sum; by default none."
     learning_rate: LearningRate
     "The learning rate as a function of the step."
     optimizer: Optimizer = Adam()
@@ -218,6 +264,38 @@ class Input(Spec):
     "Data, length of the run, output."
     validating: Validating = Validating()
     "Full validation."
+
+    @property
+    def deep(self) -> DeepModel:
+        """The network."""
+        return self.model.deep if isinstance(self.model, NetworkSum) else self.model
+
+    @property
+    def force_field(self) -> tuple[FittedXml, float] | None:
+        """The force field under the network and its weight, if there is one."""
+        return self.model.force_field if isinstance(self.model, NetworkSum) else None
+
+    def with_network(self, deep: DeepModel) -> Self:
+        """The same input with another network."""
+        if not isinstance(self.model, NetworkSum):
+            return self.model_copy(update={"model": deep})
+        models = tuple(deep if isinstance(part, DeepModel) else part for part in self.model.models)
+        update = {"models": models, "type_map": deep.type_map if self.model.type_map else ()}
+        return self.model_copy(update={"model": self.model.model_copy(update=update)})
+
+    @model_validator(mode="after")
+    def _has_numbers_that_move(self) -> Self:
+        if self.parameters is None:
+            return self
+        if self.force_field is None:
+            raise ValueError("parameters: they are of a force field, and the model has none; remove the section")
+        if self.parameters.has_priors != (self.parameters.prior_weight is not None):
+            raise ValueError(
+                "parameters: priors need prior_weight, their factor beside the loss of the network"
+                if self.parameters.has_priors
+                else "parameters.prior_weight: no rule has a prior; remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -244,7 +322,7 @@ def read_input(path: str | Path) -> Input:
         InputError: The file is missing or malformed, or some keys are wrong; all of them are listed.
     """
     path = Path(path)
-    data = load(path)
+    data = with_weights(load(path))
     if isinstance(data, dict):
         data, changes = upgrade(data)
         for change in changes:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -103,9 +103,11 @@ class Data(Spec):
     }
 
     systems: Systems
-    "Directories, searched for systems below them, or file.hdf5#/group."
+    "Directories, searched for systems below them, file.hdf5#/group, or extended XYZ."
     rglob_patterns: tuple[str, ...] | None = None
     "Takes only directories that match one of these."
+    units: Literal["eV/Angstrom", "kJ/mol/nm"] = "eV/Angstrom"
+    "Of positions, boxes and labels in the files: eV and Å, or kJ/mol and nm."
     batch_size: BatchSize = "auto"
     'Frames per batch: a number, a list (one per system), "auto[:N]", "max:N", "filter:N".'
     auto_prob: Annotated[str, AfterValidator(_prob_text)] = "prob_sys_size"

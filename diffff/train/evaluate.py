@@ -205,7 +205,7 @@ def test(
     Raises:
         InputError: The model or the data cannot be read, or the detail files not be written.
     """
-    tested = load_model_of(model)
+    tested = load_model_of(model, whole=True)
     paths, patterns = _sources(system, datafile, train_data, valid_data)
     fitting = tested.spec.fitting_net
     systems = read_systems(

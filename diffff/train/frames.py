@@ -4,17 +4,20 @@ Systems of the same layout and labels form one group, whose frames share compile
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffff.data.systems import System
+from diffff.fit.free import Free
 from diffff.neighbors import capacity_for
 from diffff.potentials.deep import Layout
 from diffff.potentials.pairs import FramePairs
 from diffff.pytree import pytree, static
+from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
 
 
 @pytree
@@ -31,6 +34,7 @@ class Frames:
         n_real: shape ``(n_frames,)``, number of atoms.
         labels: as in `data.System`; fparam and aparam are among them.
         layout: number of slots of each type.
+        force_field: what the force field of a sum needs, if its numbers move.
     """
 
     center: jax.Array
@@ -42,10 +46,12 @@ class Frames:
     n_real: jax.Array
     labels: dict[str, jax.Array]
     layout: Layout = static()
+    force_field: ForceFieldFrames | None = None
 
     def take(self, indices: jax.Array) -> "Frames":
         """The frames of these indices."""
-        return jax.tree.map(lambda x: x[indices], self)
+        base = None if self.force_field is None else self.force_field.take(indices)
+        return replace(jax.tree.map(lambda x: x[indices], replace(self, force_field=None)), force_field=base)
 
     def vectors(self) -> jax.Array:
         """``dr`` of each pair, shape ``(n_frames, capacity, 3)``, Å; zero for unused entries."""
@@ -64,7 +70,11 @@ class Place:
 
 
 def group_frames(
-    systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], labels: Sequence[str]
+    systems: Sequence[System],
+    pairs: Sequence[Sequence[FramePairs]],
+    labels: Sequence[str],
+    force_field: ForceFieldPart | None = None,
+    free: Free | None = None,
 ) -> tuple[list[Frames], list[Place]]:
     """Put the frames of systems that fit together into groups.
 
@@ -72,21 +82,28 @@ def group_frames(
         systems: the systems.
         pairs: for each system, the truncated pairs of its frames.
         labels: names of the labels to keep, where a system has them.
+        force_field: the force field whose numbers move, if there is one.
+        free: its free variables.
 
     Returns:
         The groups, and the place of each system.
     """
-    members: dict[tuple[Layout, bool, tuple[str, ...]], list[int]] = {}
+    members: dict[tuple[Layout, bool, tuple[str, ...], Any], list[int]] = {}
     for index, system in enumerate(systems):
         kept = tuple(name for name in labels if name in system.labels)
-        members.setdefault((system.layout, system.real is not None, kept), []).append(index)
+        of_force_field = None if force_field is None else force_field.key(system)
+        members.setdefault((system.layout, system.real is not None, kept, of_force_field), []).append(index)
     groups, places = [], [Place(0, 0)] * len(systems)
-    for (_, _, kept), indices in members.items():
+    for (_, _, kept, _), indices in members.items():
         start = 0
         for index in indices:
             places[index] = Place(len(groups), start)
             start += systems[index].n_frames
-        groups.append(_joined([systems[i] for i in indices], [p for i in indices for p in pairs[i]], kept))
+        some = [systems[i] for i in indices]
+        group = _joined(some, [p for i in indices for p in pairs[i]], kept)
+        if force_field is not None and free is not None:
+            group = replace(group, force_field=force_field.frames(some, free))
+        groups.append(group)
     return groups, places
 
 

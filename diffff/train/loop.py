@@ -1,12 +1,10 @@
 """`dff train`: the loop over the steps, from top to bottom."""
 
 import logging
-import signal
 import time
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -16,12 +14,15 @@ import numpy as np
 from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
+from diffff.fit.parameters import rates
 from diffff.input_file import write_completed
 from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
+from diffff.train.force_field import FREE
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
+from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
@@ -64,40 +65,16 @@ def train(
     source = None if weights is None else ckpt.load_model_of(weights)
     if old is not None:
         source = Model(spec=old.model, params=old.params())
-    problem = prepare(given, source, skip_neighbor_stat=skip_neighbor_stat, finetune=finetune is not None)
-    completed = given.model_copy(update={"model": problem.model})
+    problem = prepare(
+        given, source, skip_neighbor_stat=skip_neighbor_stat, finetune=finetune is not None, folder=input.parent
+    )
+    completed = given.with_network(problem.model)
     write_completed(completed, output)
     run = Run.begin(problem) if old is None else Run.resume(problem, old)
     if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
     with Interruption() as interruption:
         return run.to_the_end(spec.completed(completed), interruption, resumed=old is not None)
-
-
-class Interruption:
-    """Takes SIGTERM and Ctrl-C: the run saves a checkpoint and stops; Ctrl-C after either of them stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "Interruption":
-        try:
-            self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not in the main thread, where signals do not arrive
-            self._before = {}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for s, handler in self._before.items():
-            signal.signal(s, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-        elif number == signal.SIGINT:  # batch systems send SIGTERM more than once, which must not spoil the saving
-            raise KeyboardInterrupt
 
 
 @dataclass
@@ -107,7 +84,7 @@ class Run:
     problem: Problem
     state: TrainState
     frozen: Leaves
-    scales: dict[str, float]
+    scales: dict[str, Any]
     basis: SplineBasis | None
     sampler: Sampler
     valid_sampler: Sampler | None
@@ -118,7 +95,10 @@ class Run:
     def begin(cls, problem: Problem) -> "Run":
         """A run at step 0."""
         training = problem.given.training
-        scales = learning_rate_scales(problem.params, problem.rules())
+        scales: dict[str, Any] = {**learning_rate_scales(problem.params, problem.rules())}
+        if problem.moved is not None:
+            moved, start_lr = problem.moved, problem.given.learning_rate.start_lr
+            scales[FREE] = rates(moved.free, moved.found, start_lr)
         trained, frozen = partition(problem.params, scales)
         averages = training.enable_ema, training.enable_swa
         state = TrainState(
@@ -237,9 +217,13 @@ class Run:
                     )
                     raise SystemExit(128 + interruption.signal)
         if training.change_bias_after_training:
-            changed = shifted_bias(problem.model, merge(self.state.trained, self.frozen), problem.train)
+            weights = merge(self.state.trained, self.frozen)
+            changed = shifted_bias(problem.model, weights, problem.learned(weights))
             self.frozen = {**self.frozen, "DeepPot/bias": changed["DeepPot"]["bias"]}
             path = keeper.save(self._checkpoint(completed, last))
+        if problem.moved is not None:
+            files = problem.moved.write(training.xml_dir, self.state.trained[FREE])
+            logger.info("the force field is in %s", ", ".join(map(str, files)))
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
         logger.info("%s", summary(problem, self._weights(), self.basis))
@@ -257,6 +241,7 @@ class Run:
             basis=self.basis,
             ema_decay=training.ema_decay if training.enable_ema else None,
             swa=(training.first_swa_step(self.problem.numb_steps), training.swa_freq) if training.enable_swa else None,
+            prior_weight=0.0 if given.parameters is None else given.parameters.prior_weight or 0.0,
         )
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
@@ -351,7 +336,7 @@ class Run:
         return ckpt.Checkpoint(step=step, model=self.problem.model, input=completed, basis=self.basis, parts=parts)
 
 
-def _optimizer(problem: Problem, scales: dict[str, float]) -> Any:
+def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:
     training = problem.given.training
     return build(
         problem.given.optimizer, scales, gradient_max_norm=training.gradient_max_norm or 0.0, acc_freq=training.acc_freq

@@ -192,15 +192,15 @@ class LBFGS(_Optimizer):
         return optax.chain(downhill(optax.scale_by_lbfgs(memory_size=self.history_size)), optax.scale(-1.0))
 
 
-_INSTEAD_OF_MUON = 'this variant of Muon is not available; choose "Muon", which is the method without additions'
+INSTEAD_OF_MUON = 'this variant of Muon is not available; choose "Muon", which is the method without additions'
 Optimizer = Annotated[
     Adam | AdamW | SGD | Adagrad | RMSprop | Adamax | Muon | LBFGS,
     Variants(
         default="Adam",
         refused={
             "LKF": 'the Kalman filter is not available; choose "Adam" and weigh energy and force in the section "loss"',
-            "AdaMuon": _INSTEAD_OF_MUON,
-            "HybridMuon": _INSTEAD_OF_MUON,
+            "AdaMuon": INSTEAD_OF_MUON,
+            "HybridMuon": INSTEAD_OF_MUON,
         },
     ),
 ]
@@ -208,7 +208,7 @@ Optimizer = Annotated[
 
 def build(
     spec: Adam | AdamW | SGD | Adagrad | RMSprop | Adamax | Muon | LBFGS,
-    scales: Mapping[str, float],
+    scales: Mapping[str, float | np.ndarray],
     *,
     gradient_max_norm: float = 0.0,
     acc_freq: int = 1,

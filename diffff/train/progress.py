@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from math import isnan
 from types import TracebackType
 from typing import Self
 
@@ -85,9 +86,10 @@ class Progress:
             step: The number of steps done.
             train: The errors on training frames by name.
             valid: The errors on validation frames by name, if there are any.
-            lr: The learning rate.
+            lr: The learning rate; nan for an optimiser without one.
         """
-        parts = [f"trn: {_errors(train)}", f"val: {_errors(valid)}" if valid else "", f"lr = {lr:.1e}", self._pace()]
+        parts = [f"trn: {_errors(train)}", f"val: {_errors(valid)}" if valid else ""]
+        parts += ["" if isnan(lr) else f"lr = {lr:.1e}", self._pace()]
         self.log(f"batch {step}: " + ", ".join(part for part in parts if part))
         self._bar.update(self._task, errors=_errors(valid or train), speed=self._speed())
         self._timed = (0, 0.0)

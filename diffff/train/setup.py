@@ -2,14 +2,19 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffff import spec
 from diffff.data.systems import System, data_type_map, read_systems
 from diffff.errors import InputError
+from diffff.fit.free import Free
+from diffff.fit.parameters import table_of
+from diffff.fit.rules import Numbers
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, truncate
@@ -18,6 +23,7 @@ from diffff.train.config import Input
 from diffff.train.config_data import Data
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
+from diffff.train.force_field import FREE, ForceFieldPart
 from diffff.train.frames import Frames, Place, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
@@ -59,6 +65,25 @@ class DataSet:
         return Sampler(frames, self.sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
 
 
+@dataclass(frozen=True, eq=False)
+class MovedRows:
+    """The numbers of a force field that are trained with a network.
+
+    Attributes:
+        part: the force field.
+        found: the numbers.
+        free: the free variables.
+    """
+
+    part: ForceFieldPart
+    found: list[Numbers]
+    free: Free
+
+    def write(self, folder: str, v: Any) -> list[Path]:
+        """Write the files of the force field with the numbers of these free variables."""
+        return self.part.field.write(folder, self.free.params(v))
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is trained on what.
@@ -71,6 +96,7 @@ class Problem:
         valid: validation data, if any.
         shortest: smallest distance between two atoms in the data, Å.
         numb_steps: length of the run.
+        moved: the numbers of a force field that are trained too, if any.
     """
 
     given: Input
@@ -80,6 +106,15 @@ class Problem:
     valid: DataSet | None
     shortest: float
     numb_steps: int
+    moved: "MovedRows | None" = None
+
+    def learned(self, params: Params) -> DataSet:
+        """The training data as the network sees them: without what the force field says with these parameters."""
+        if self.moved is None:
+            return self.train
+        group, leaf = FREE.split("/")
+        rows = self.moved.free.params(params[group][leaf])
+        return replace(self.train, systems=[self.moved.part.without(system, rows) for system in self.train.systems])
 
     def rules(self) -> tuple[Rule, ...]:
         """What trains: the keys `trainable` of the sections, then the rules of the optimiser."""
@@ -90,7 +125,14 @@ class Problem:
         return (*(Rule(select=pattern, train=False) for pattern in frozen), *self.given.optimizer.rules)
 
 
-def prepare(given: Input, source: Model | None, *, skip_neighbor_stat: bool, finetune: bool = False) -> Problem:
+def prepare(
+    given: Input,
+    source: Model | None,
+    *,
+    skip_neighbor_stat: bool,
+    finetune: bool = False,
+    folder: Path = Path(),
+) -> Problem:
     """Read the data, find the neighbours, make or take the model and its statistics.
 
     Args:
@@ -98,18 +140,22 @@ def prepare(given: Input, source: Model | None, *, skip_neighbor_stat: bool, fin
         source: model whose weights to begin with; None: random ones.
         skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours.
         finetune: whether the energy bias of the source follows the new data.
+        folder: of the input file, beside which the files of a force field are looked for.
 
     Raises:
         InputError: anything wrong with the data, or a source that is another model.
     """
     training = given.training
     train_data, valid_data = training.training_data, training.validation_data
-    wanted = given.model if source is None else _completed_from(source.spec, given.model)
+    wanted = given.deep if source is None else _completed_from(source.spec, given.deep)
     type_map = wanted.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
     train_systems = _read(given, train_data, type_map)
     _check_labels(given.loss, train_systems)
     valid_systems = [] if valid_data is None else _read(given, valid_data, type_map)
-    rcut = given.model.descriptor.rcut
+    moved, learned, train_systems, valid_systems = _on_force_field(
+        given, folder, type_map, train_systems, valid_systems
+    )
+    rcut = given.deep.descriptor.rcut
     pairs = [all_pairs(system, rcut) for system in (*train_systems, *valid_systems)]
     counts = count((*train_systems, *valid_systems), pairs, len(type_map))
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
@@ -119,29 +165,56 @@ def prepare(given: Input, source: Model | None, *, skip_neighbor_stat: bool, fin
     dropped = sum(p.truncated for frames in pairs for p in frames)
     if dropped and skip_neighbor_stat:  # else `resolve` has told it
         logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", dropped)
-    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)])
-    valid = None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :])
+    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)], moved)
+    valid = (
+        None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :], moved)
+    )
     for title, data in (("training", train), ("validation", valid)):
         if data is not None:
             logger.info("%s data\n%s", title, systems_table(data.systems, data.sizes, data.probabilities))
     if source is None:
         seed = 0 if training.seed is None else training.seed
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
-        params = fill(model, model.init(seed), train.systems, train.sizes, pairs=pairs[: len(train_systems)], **stat)
+        params = fill(model, model.init(seed), learned, train.sizes, pairs=pairs[: len(train_systems)], **stat)
     else:
         _same_model(model, source.spec)
         params = source.params["DeepPot"]
         if finetune:
-            params = shifted_bias(model, {"DeepPot": params}, train)["DeepPot"]
+            params = shifted_bias(model, {"DeepPot": params}, replace(train, systems=learned))["DeepPot"]
+    tree: Params = {"DeepPot": params}
+    if moved is not None:
+        group, leaf = FREE.split("/")
+        tree[group] = {leaf: jnp.zeros(moved.free.n_free)}
     return Problem(
         given=given,
         model=model,
-        params={"DeepPot": params},
+        params=tree,
         train=train,
         valid=valid,
         shortest=_shortest(counts, rcut),
         numb_steps=_numb_steps(given, train),
+        moved=moved,
     )
+
+
+def _on_force_field(
+    given: Input, folder: Path, type_map: Sequence[str], train: list[System], valid: list[System]
+) -> tuple[MovedRows | None, list[System], list[System], list[System]]:
+    """What moves of a force field, what it leaves the network to learn at the start, and the data of the training.
+
+    A force field of which nothing moves is taken from the labels of all data; the training sees the rest.
+    """
+    if given.force_field is None:
+        return None, train, train, valid
+    xml, weight = given.force_field
+    part = ForceFieldPart.read(xml, weight, type_map, folder)
+    learned = [part.without(system) for system in train]
+    if given.parameters is not None:
+        found, free = part.moves(given.parameters, [*train, *valid])
+        logger.info("%s", table_of(found, free, part.field.units))
+        return MovedRows(part, found, free), learned, train, valid
+    logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
+    return None, learned, learned, [part.without(system) for system in valid]
 
 
 def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
@@ -154,7 +227,7 @@ def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
 
 
 def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
-    fitting = given.model.fitting_net
+    fitting = given.deep.fitting_net
     systems = read_systems(
         data.systems,
         type_map,
@@ -163,6 +236,7 @@ def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
         default_fparam=fitting.default_fparam,
         numb_aparam=fitting.numb_aparam,
         numb_generalized_coord=given.loss.numb_generalized_coord,
+        units=data.units,
     )
     return kept_systems(data.batch_size, systems)
 
@@ -192,13 +266,20 @@ def _fitting_pairs(pairs: Sequence[FramePairs], system: System, model: DeepModel
     return [truncate(p, system.types, model.descriptor) for p in pairs]
 
 
-def _data_set(given: Input, data: Data, systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]]) -> DataSet:
+def _data_set(
+    given: Input,
+    data: Data,
+    systems: Sequence[System],
+    pairs: Sequence[Sequence[FramePairs]],
+    moved: MovedRows | None,
+) -> DataSet:
     sizes = batch_sizes(data.batch_size, systems)
     batches = [n_batches(system.set_sizes, size) for system, size in zip(systems, sizes, strict=True)]
     wanted = {label for term in given.loss.terms for label in given.loss.labels(term)}
     wanted |= {"atom_pref", "fparam", "aparam", "energy", "force", "virial"}
     wanted |= {"atom_ener_coeff"} if given.loss.enable_atom_ener_coeff else set()
-    groups, places = group_frames(systems, pairs, sorted(wanted))
+    moving = {} if moved is None else {"force_field": moved.part, "free": moved.free}
+    groups, places = group_frames(systems, pairs, sorted(wanted), **moving)
     return DataSet(systems, sizes, probabilities(data.auto_prob, data.sys_probs, batches), groups, places)
 
 

@@ -11,6 +11,7 @@ from diffff.descriptors.radial import SplineBasis
 from diffff.potentials.deep import DeepModel
 from diffff.pytree import pytree
 from diffff.train.averaging import ema_update, swa_update
+from diffff.train.force_field import FREE
 from diffff.train.frames import Frames
 from diffff.train.groups import Leaves, merge
 from diffff.train.loss import EnergyLoss
@@ -43,8 +44,8 @@ class TrainState:
 
 
 def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBasis | None) -> dict[str, jax.Array]:
-    """Predictions for the frames of a batch, as `DeepModel.predict`."""
-    return model.predict(
+    """Predictions for the frames of a batch, as `DeepModel.predict`; those of a force field that moves are added."""
+    found = model.predict(
         params["DeepPot"],
         batch.center.astype(jnp.int32),
         batch.neighbor.astype(jnp.int32),
@@ -55,6 +56,12 @@ def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBas
         fparam=batch.labels.get("fparam"),
         aparam=batch.labels.get("aparam"),
     )
+    if batch.force_field is None or batch.force_field.free is None:
+        return found
+    group, leaf = FREE.split("/")
+    of_force_field = batch.force_field.free.params(params[group][leaf])
+    more = batch.force_field.predict(of_force_field, batch.positions, batch.boxes)
+    return {name: values + more[name] if name in more else values for name, values in found.items()}
 
 
 def batch_loss(
@@ -84,6 +91,7 @@ def make_step(
     basis: SplineBasis | None,
     ema_decay: float | None,
     swa: tuple[int, int] | None,
+    prior_weight: float = 0.0,
 ) -> Callable[[TrainState, Leaves, Frames, jax.Array], tuple[TrainState, Metrics]]:
     """The compiled step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
 
@@ -96,6 +104,7 @@ def make_step(
         basis: spline functions, or None for the direct path.
         ema_decay: None without moving average.
         swa: first step and interval of the plain mean, or None.
+        prior_weight: weight of the priors of a force field beside the loss.
     """
 
     def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
@@ -104,6 +113,8 @@ def make_step(
         def objective(trained: Leaves) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
             params, batch = merge(trained, frozen), frames.take(indices)
             value, metrics, finite = _batch_loss(model, loss, params, batch, basis, lr / start_lr)
+            if prior_weight and batch.force_field is not None and batch.force_field.free is not None:
+                value += prior_weight * jnp.sum(batch.force_field.free.prior_residuals(trained[FREE]) ** 2)
             return value, (metrics, finite)
 
         (value, (metrics, finite)), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)

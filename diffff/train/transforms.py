@@ -66,7 +66,7 @@ def downhill(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.GradientTransformation(inner.init, update)
 
 
-def scale_by_learning_rate(scales: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+def scale_by_learning_rate(scales: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
     """Multiplies the update of each leaf with the learning rate, an argument of `update`, and its own factor.
 
     Args:

@@ -494,3 +494,40 @@ def test_bad_parameters(tmp_path, case):
     with pytest.raises(InputError) as error:
         read_one(path, **options)
     assert str(error.value) == message.format(path / "set.000")
+
+
+# Units.
+
+
+def test_nm_and_kj_per_mol_become_angstrom_and_ev(tmp_path):
+    expected = read_one(write_system(tmp_path / "ev", (3, 2)))
+    path = write_system(tmp_path / "kj", (3, 2))
+    kj_per_ev = 96.48533212331  # CODATA 2018
+    factors = {"coord": 0.1, "box": 0.1, "energy": kj_per_ev, "force": 10 * kj_per_ev, "virial": kj_per_ev}
+    for name, factor in factors.items():
+        for part in path.glob("set.*"):
+            np.save(part / f"{name}.npy", factor * np.load(part / f"{name}.npy"))
+    read = read_one(path, units="kJ/mol/nm")
+    assert (read.types.tolist(), read.set_sizes) == (expected.types.tolist(), expected.set_sizes)
+    np.testing.assert_allclose(read.positions, expected.positions, rtol=1e-12)
+    np.testing.assert_allclose(read.boxes, expected.boxes, rtol=1e-12)
+    assert read.labels.keys() == expected.labels.keys() == {"energy", "force", "virial"}
+    for name, values in expected.labels.items():
+        np.testing.assert_allclose(read.labels[name], values, rtol=1e-12)
+
+
+def test_of_the_optional_labels_units_change_energies_and_dipoles_only(water):
+    factors = {"atom_ener": 1 / 96.48533212331, "dipole": 10.0, "atom_pref": 1.0, "numb_copy": 1.0, "fparam": 1.0}
+    values = {"atom_ener": (5, 3), "dipole": (5, 3), "atom_pref": (5, 3), "numb_copy": (5,), "fparam": (5, 2)}
+    for name, shape in values.items():
+        for part, frames in ("set.000", slice(3)), ("set.001", slice(3, 5)):
+            np.save(water / part / f"{name}.npy", np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape)[frames])
+    options = {"labels": [*factors][:-1], "numb_fparam": 2}
+    as_it_stands = read_one(water, **options)
+    for part in water.glob("set.*"):
+        np.save(part / "coord.npy", np.load(part / "coord.npy") / 10)
+    with pytest.raises(InputError, match=r"coord.npy: frame 0: atoms 1 and 2 are .* apart"):
+        read_one(water, **options)
+    converted = read_one(water, **options, units="kJ/mol/nm")
+    for name, factor in factors.items():
+        np.testing.assert_allclose(converted.labels[name], factor * as_it_stands.labels[name], rtol=1e-12)

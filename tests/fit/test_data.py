@@ -1,16 +1,26 @@
 """Frames of data sets: in the order of the topology, in nm and kJ/mol, with lists that hold all pairs."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import openmm.app as app
 import pytest
 
-from diffff import units
+from diffff import ForceField, units
+from diffff.data.folders import find_systems
 from diffff.data.systems import read_systems
 from diffff.errors import InputError
 from diffff.fit.data import read_frames
-from diffff.fit.problem import Sigmas, predictions
+from diffff.fit.problem import FitSystem, Sigmas, predictions, residuals
 from diffff.model import Model, load
+from tests.fit.waters import fragments_of, frames_of, waters
 from tests.md.systems import MODEL, ROOT
+
+ALL = Sigmas(energy=1.0, force=1.0, dipole=1.0, esp=1.0, interaction=1.0)
 
 WATER, ETHANOL = ROOT / "data/water/valid/300K", ROOT / "data/ethanol/valid/300K"
 
@@ -30,7 +40,7 @@ def test_predictions_of_a_deep_potential_are_those_of_its_model():
     types = np.array([model.type_map.index(symbol) for symbol in symbols])
     potential = model.potential(types)
     (system,) = read_frames(str(WATER), topology_of(symbols), potential, model.params)
-    found = predictions(system, model.params, Sigmas(energy=1.0, force=1.0, virial=1.0))
+    found = jax.jit(predictions)(system, model.params, Sigmas(energy=1.0, force=1.0, virial=1.0))
     (data,) = read_systems(str(WATER), model.type_map)
     energy, force, virial = model.eval(data.positions, data.boxes, data.types)
     kj, per_nm = units.KJ_PER_MOL_PER_EV, units.KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM
@@ -52,3 +62,172 @@ def test_other_atoms_are_refused(symbols, message):
     model = load(MODEL)
     with pytest.raises(InputError, match=message):
         read_frames(str(ETHANOL), topology_of(symbols), model.potential(np.zeros(3, int)), model.params)
+
+
+SITES = [0, 1, 2, 4, 5, 6]  # the atoms of two molecules of four-site water that are no sites
+
+
+def write_dimer(folder: Path, factors=(1.0, 1.0), h5=False, **replaced) -> FitSystem:
+    """Two molecules of water without their sites, labelled by tip4pew; returns what should be read."""
+    topology, field, x = waters(), ForceField("tip4pew.xml"), frames_of(3)
+    points = jnp.asarray(np.random.default_rng(1).normal(scale=0.1, size=(3, 4, 3)) + np.array([0.0, 0.5, 0.1]))
+    none = {name: jnp.zeros(3) for name in ("energy", "interaction")}
+    empty = FitSystem(
+        potential=field.create_potential(topology),
+        positions=jnp.asarray(x),
+        forces=jnp.zeros((3, 6, 3)),
+        dipole=jnp.zeros((3, 3)),
+        esp=jnp.zeros((3, 4)),
+        esp_points=points,
+        real=jnp.array(SITES),
+        fragments=fragments_of(field, topology, [0, 0, 0, 1, 1, 1], SITES),
+        **none,
+    )
+    found = jax.jit(predictions)(empty, field.params(), ALL)
+    full = replace(empty, **{"forces" if name == "force" else name: values for name, values in found.items()})
+    length, energy = factors  # of the unit of the files in nm and kJ/mol
+    arrays = {
+        "coord": x[:, SITES] / length,
+        "energy": full.energy / energy,
+        "force": full.forces / (energy / length),
+        "dipole": full.dipole / length,
+        "esp": full.esp / energy,
+        "esp_grid": points / length,
+        "interaction": full.interaction / energy,
+    } | replaced
+    texts = {"type.raw": [1, 0, 0, 1, 0, 0], "type_map.raw": ["H", "O"], "fragment.raw": [0, 0, 0, 1, 1, 1]}
+    npy = {name: np.asarray(values).reshape(3, -1) for name, values in arrays.items() if values is not None}
+    flat = {f"set.000/{name}": values for name, values in npy.items() if "." not in name}
+    if h5:
+        with h5py.File(folder / "dimer.hdf5", "w") as file:
+            for name, words in texts.items():
+                file[name] = words
+            file["nopbc"] = 1
+            for name, values in flat.items():
+                file[f"{name}.npy"] = values
+        return full
+    (folder / "set.000").mkdir(parents=True)
+    (folder / "nopbc").touch()
+    for name, words in texts.items():
+        if (words := replaced.get(name, words)) is not None:
+            (folder / name).write_text("\n".join(map(str, words)))
+    for name, values in flat.items():
+        np.save(folder / name, values)
+    return full
+
+
+def read_dimer(path, **options) -> FitSystem:
+    topology, field = waters(), ForceField("tip4pew.xml")
+    (found,) = read_frames(
+        str(path), topology, field.create_potential(topology), field.params(), part=field.create_potential, **options
+    )
+    return found
+
+
+@pytest.mark.parametrize("where", ["npy", "hdf5", "kJ/mol/nm"])
+def test_all_labels_of_four_site_water_are_read_without_its_sites(tmp_path, where):
+    """The force field that made them leaves no residuals."""
+    si = where == "kJ/mol/nm"
+    factors = (1.0, 1.0) if si else (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV)
+    full = write_dimer(tmp_path, factors, h5=where == "hdf5")
+    path = tmp_path / "dimer.hdf5" if where == "hdf5" else tmp_path
+    system = read_dimer(path, units="kJ/mol/nm" if si else "eV/Angstrom")
+    assert set(system.labels) == set(ALL.targets)
+    np.testing.assert_array_equal(system.real, SITES)
+    np.testing.assert_allclose(system.esp_points, full.esp_points, rtol=1e-14)
+    for name, values in full.labels.items():
+        np.testing.assert_allclose(system.labels[name], values, rtol=1e-12)
+    if where == "npy":
+        for name, left in jax.jit(residuals)(system, ForceField("tip4pew.xml").params(), ALL).items():
+            np.testing.assert_allclose(left, 0.0, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"esp_grid": None}, r"a potential needs esp.npy .* there is esp.npy \(3, 4\)\.$"),
+        ({"esp": np.zeros((3, 5))}, r"there is esp.npy \(3, 5\) and esp_grid.npy \(3, 4, 3\)"),
+        ({"esp_grid": np.zeros((3, 12))}, r"frame 0: point 0 of esp_grid.npy is 0 Å from atom 0"),
+        ({"fragment.raw": [0, 0, 1]}, r"fragment.raw: holds 3 integers, but type.raw has 6 atoms"),
+        ({"fragment.raw": None}, r"has interaction.npy, but no fragment.raw"),
+        ({"dipole": np.zeros((3, 4))}, r"dipole.npy: has shape \(3, 4\), expected \(3, 3\)"),
+    ],
+)
+def test_labels_that_make_no_sense(tmp_path, replaced, message):
+    write_dimer(tmp_path, (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV), **replaced)
+    with pytest.raises(InputError, match=message):
+        read_dimer(tmp_path)
+
+
+def ethanol(folder: Path, length=1.0, force=1.0, energy=1.0) -> Path:
+    """Five frames of data/ethanol, their numbers times some factors; without forces if ``force`` is 0."""
+    (folder / "set.000").mkdir(parents=True)
+    for name in ("type.raw", "type_map.raw", "nopbc"):
+        (folder / name).write_bytes((ETHANOL / name).read_bytes())
+    for name, factor in (("coord", length), ("force", force), ("energy", energy)):
+        if factor:
+            np.save(folder / f"set.000/{name}.npy", factor * np.load(ETHANOL / f"set.000/{name}.npy")[:5])
+    return folder
+
+
+def test_sets_of_one_system_have_as_many_points(tmp_path):
+    write_dimer(tmp_path, (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV))
+    (tmp_path / "set.001").mkdir()
+    for path in (tmp_path / "set.000").iterdir():
+        values = np.load(path)
+        np.save(tmp_path / "set.001" / path.name, values[:, :3] if path.stem == "esp" else values)
+    with pytest.raises(InputError, match=r"esp.npy: frames of the shapes \(3,\) and \(4,\) in the sets of one system"):
+        read_dimer(tmp_path)
+
+
+BOHR, HARTREE = units.NM_PER_BOHR * 10.0, units.KJ_PER_MOL_PER_HARTREE / units.KJ_PER_MOL_PER_EV
+KJ, KCAL = units.KJ_PER_MOL_PER_EV, units.KJ_PER_MOL_PER_EV / units.KJ_PER_KCAL
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        (
+            {"force": 10.0 * KJ},
+            r"forces of the labels are \S+ times .* factor is 964.85, that of kJ/mol/nm read as eV/Å",
+        ),
+        ({"force": KJ}, "factor is 96.485, that of kJ/mol/Å read as eV/Å"),
+        ({"force": KCAL}, "factor is 23.061, that of kcal/mol/Å read as eV/Å"),
+        ({"force": BOHR / HARTREE}, "factor is 1/51.422, that of Hartree/bohr read as eV/Å"),
+        ({"length": 1.0 / BOHR}, "covalent radii. The nearest known factor is 1.8897, that of bohr read as Å"),
+        ({"length": 10.0}, r"are 1.17 nm apart on the average, 10.1 times .* No unit in use explains this factor\."),
+        ({"force": 0.0, "energy": KJ}, "energies, without their mean, of the labels .* that of kJ/mol read as eV"),
+    ],
+)
+def test_wrong_units_are_noticed(tmp_path, factors, message):
+    topology = app.PDBFile(str(ROOT / "data/ethanol/ethanol.pdb")).topology
+    field = ForceField(ROOT / "data/ethanol/ethanol.xml")
+    potential, params = field.create_potential(topology), field.params()
+    path = str(ethanol(tmp_path / "wrong", **factors))
+    with pytest.raises(InputError, match=message):
+        read_frames(path, topology, potential, params)
+    read_frames(path, topology, potential, params, check_units=False)
+    right = {"force": 0.0} if factors.get("force") == 0.0 else {}
+    read_frames(str(ethanol(tmp_path / "right", **right)), topology, potential, params)
+
+
+def test_small_forces_of_relaxed_frames_are_no_other_unit(tmp_path):
+    """They do not point along those of the force field."""
+    topology = app.PDBFile(str(ROOT / "data/ethanol/ethanol.pdb")).topology
+    field = ForceField(ROOT / "data/ethanol/ethanol.xml")
+    folder = ethanol(tmp_path / "relaxed")
+    path = folder / "set.000/force.npy"
+    np.save(path, np.random.default_rng(1).normal(scale=0.01, size=np.load(path).shape))
+    read_frames(str(folder), topology, field.create_potential(topology), field.params())
+
+
+def test_a_folder_stands_for_itself_alone(tmp_path):
+    topology = app.PDBFile(str(ROOT / "data/ethanol/ethanol.pdb")).topology
+    field = ForceField(ROOT / "data/ethanol/ethanol.xml")
+    for folder in (tmp_path, tmp_path / "below"):
+        ethanol(folder)
+    found = find_systems(str(tmp_path))
+    assert [one.name for one in found] == [str(tmp_path), str(tmp_path / "below")]
+    for one in found:
+        (system,) = read_frames([one], topology, field.create_potential(topology), field.params())
+        assert system.name == one.name

@@ -94,3 +94,36 @@ def test_a_fit_with_bounds_and_ties_finds_the_truth_and_its_errors():
     assert np.all(np.abs(x - expected) < 3.5 * found.errors)
     assert np.all(found.errors < 0.05 * np.abs(expected))
     np.testing.assert_allclose(found.scatter, 1.0, atol=0.2)
+
+
+def test_each_direction_that_no_data_determine_is_of_few_numbers():
+    """Eigenvectors of one eigenvalue may be any mixture; the words are those of the simplest."""
+    rng, labels = np.random.default_rng(5), ["a", "b", "c", "d", "e"]
+    x = np.arange(10.0)
+    design = np.stack([x, x, 0 * x, np.ones(10), 0 * x], axis=1)
+    found = known(rng.normal(size=10), design, np.zeros((5, 5)), np.eye(5), np.zeros(5), np.ones(5))
+    sloppy = found.sloppy(labels, 4)
+    assert {one.words for one in sloppy[:3]} <= {"c", "e", "a against b", "b against a"}
+    assert len({frozenset(one.words.split(" against ")) for one in sloppy[:3]}) == 3
+    assert [one.relative < 1e-14 for one in sloppy] == [True, True, True, False]
+    assert found.stiff(labels, 1)[0].words == "a with b" and found.stiff(labels, 1)[0].relative == 1.0
+    assert len(found.stiff(labels, 9)) == 5
+    np.testing.assert_allclose(np.linalg.norm(found.directions, axis=1), 1.0)
+    np.testing.assert_allclose(design @ found.directions[:3].T, 0.0, atol=1e-12)
+
+
+def test_what_is_known_does_not_depend_on_scales():
+    """A number of huge effect does not make the others unknown, nor is what is unknown lost among others."""
+    rng, residuals = np.random.default_rng(6), np.random.default_rng(7).normal(size=30)
+    design = rng.normal(size=(30, 5))
+    design[:, 3], design[:, 4] = design[:, 2], 0.0
+
+    def of(units):
+        return known(residuals, design / units, np.zeros((5, 5)), np.eye(5), np.zeros(5), np.ones(5))
+
+    units = np.array([1e4, 1e-4, 1e4, 1.0, 1e4])
+    plain, scaled = of(np.ones(5)), of(units)
+    np.testing.assert_array_equal(np.isfinite(plain.errors), [True, True, False, False, False])
+    np.testing.assert_allclose(scaled.errors, plain.errors * units, rtol=1e-6)
+    np.testing.assert_allclose(scaled.scatter, np.sqrt(residuals @ residuals / (30 - 3)), rtol=1e-6)
+    np.testing.assert_allclose(scaled.informed, [1.0, 1.0, 0.0, 0.0, 0.0])

@@ -1,20 +1,21 @@
 """Residuals of a fit: their derivatives, and the force field that made the data comes back with its error bars."""
 
 import re
+from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import openmm.app as app
 import pytest
-from jax.test_util import check_grads
 
 from diffff import ForceField
 from diffff.errors import InputError
-from diffff.fit.free import free_of
-from diffff.fit.problem import FitSystem, Sigmas, all_residuals, predictions, residuals
+from diffff.fit.free import Equal, ResidueCharge, free_of, residues_of
+from diffff.fit.problem import Boltzmann, FitSystem, Sigmas, all_residuals, predictions, residuals
 from diffff.fit.rules import Rule, moving
 from diffff.fit.solve import solve
 from diffff.spec import validate
+from tests.fit.waters import fragments_of, waters
 from tests.md.systems import SPRING
 
 FORCES = """<HarmonicAngleForce><Angle class1="H" class2="O" class3="H" angle="1.82" k="620"/></HarmonicAngleForce>
@@ -24,7 +25,9 @@ FORCES = """<HarmonicAngleForce><Angle class1="H" class2="O" class3="H" angle="1
 </ForceField>"""
 XML = SPRING.replace('length="0.097" k="5000"', 'length="0.0957" k="4600"').replace("</ForceField>", FORCES)
 SIGMAS = Sigmas(energy=0.5, force=20.0, virial=5.0)
+SPREADS = {"dipole": 0.005, "esp": 3.0, "interaction": 0.7}
 X = np.array([[0.0, 0, 0], [0.0957, 0, 0], [-0.024, 0.0927, 0]])
+predicted, left = jax.jit(predictions), jax.jit(residuals)
 BONDED = ("HarmonicBondForce", "HarmonicAngleForce")
 
 
@@ -36,20 +39,14 @@ def field(tmp_path) -> ForceField:
 
 def system_of(field: ForceField, noise=0.0, seed=1, n_frames=60) -> FitSystem:
     """Two molecules of water around 0.35 nm apart, with labels of the field and noise in units of the sigmas."""
-    topology, rng = app.Topology(), np.random.default_rng(seed)
-    chain = topology.addChain()
-    for _ in range(2):
-        residue = topology.addResidue("HOH", chain)
-        o, *others = (topology.addAtom(n, app.Element.getBySymbol(n[0]), residue) for n in ("O", "H1", "H2"))
-        for h in others:
-            topology.addBond(o, h)
-    potential = field.create_potential(topology, rigid_water=False)
+    rng = np.random.default_rng(seed)
+    potential = field.create_potential(waters(("O", "H1", "H2")), rigid_water=False)
     apart = np.array([1.0, 0, 0]) * rng.uniform(0.28, 0.45, (n_frames, 1, 1))
     x = np.concatenate([np.broadcast_to(X, (n_frames, 3, 3)), X[None] + apart], axis=1)
     x = jnp.asarray(x + rng.normal(scale=0.004, size=x.shape))
     none = {"energy": jnp.zeros(n_frames), "forces": jnp.zeros_like(x), "virial": jnp.zeros((n_frames, 3, 3))}
     system = FitSystem(potential=potential, positions=x, **none)
-    found = predictions(system, field.params(), SIGMAS)
+    found = predicted(system, field.params(), SIGMAS)
 
     def noisy(name, sigma):
         return found[name] + noise * sigma * rng.normal(size=found[name].shape)
@@ -59,25 +56,64 @@ def system_of(field: ForceField, noise=0.0, seed=1, n_frames=60) -> FitSystem:
 
 
 def test_the_right_force_field_leaves_nothing_even_up_to_a_constant(field):
-    found = residuals(system_of(field), field.params(), SIGMAS)
+    system = system_of(field)
+    found = left(system, field.params(), SIGMAS)
     assert {name: part.shape for name, part in found.items()} == {"energy": (60,), "force": (1080,), "virial": (540,)}
     for part in found.values():
         np.testing.assert_allclose(part, 0.0, atol=1e-8)
-    absolute = residuals(system_of(field), field.params(), Sigmas(energy=0.5, relative=False))
+    absolute = left(system, field.params(), Sigmas(energy=0.5, relative=False))
     np.testing.assert_allclose(absolute["energy"], -246.0, rtol=1e-10)
 
 
-@pytest.mark.parametrize("target", ["force", *(pytest.param(t, marks=pytest.mark.slow) for t in ("energy", "virial"))])
-def test_derivatives_of_the_objective_are_differences(tmp_path, target):
+def charged(field: ForceField, system: FitSystem) -> FitSystem:
+    """The system with labels of all other targets, a little off."""
+    n_frames, rng = len(system.positions), np.random.default_rng(5)
+    topology = waters(("O", "H1", "H2"))
+    parts = fragments_of(field, topology, [0, 0, 0, 1, 1, 1], range(6), rigid_water=False)
+    points = rng.normal(scale=0.1, size=(n_frames, 5, 3)) + np.array([0.0, 0.4, 0.1])
+    none = {"dipole": jnp.zeros((n_frames, 3)), "esp": jnp.zeros((n_frames, 5)), "interaction": jnp.zeros(n_frames)}
+    some = replace(system, fragments=parts, esp_points=jnp.asarray(points), **none)
+    found = predicted(some, field.params(), Sigmas(**SPREADS))
+    noisy = {name: v + SPREADS[name] * rng.normal(size=v.shape) for name, v in found.items()}
+    return replace(some, **noisy)
+
+
+EVERYTHING = [
+    {"select": "Harmonic*Force/k", "treatment": {"bounds": [0, None], "prior": {"sigma": 500.0, "mean": 3000.0}}},
+    {"select": "NonbondedForce/sigma", "treatment": {"bounds": [0.05, 0.5]}},
+    {"select": "NonbondedForce/charge", "treatment": {"scale": 0.05, "prior": {"sigma": 0.1}}},
+    {"select": "*14scale", "treatment": {"train": False}},
+    {"select": "*"},
+]
+
+
+def test_derivatives_of_the_objective_are_differences(tmp_path):
+    """That of each kind of target and of the priors, with bounds and ties; forward and backward, to 1e-6."""
     (tmp_path / "water.xml").write_text(XML.replace('epsilon="0"', 'epsilon="0.05"'))  # whose root has a slope
     field = ForceField(tmp_path / "water.xml")
-    system = system_of(field, noise=1.0, n_frames=6)
-    sigmas = Sigmas(**{target: getattr(SIGMAS, target)})
+    system = charged(field, system_of(field, noise=1.0, n_frames=4))
+    residues = residues_of(system.potential, waters(("O", "H1", "H2")))
+    found = moving(field.params(), field.rows, [validate(Rule, rule) for rule in EVERYTHING])
+    free = free_of(field.params(), found, [ResidueCharge(), Equal(select="NonbondedForce/epsilon")], residues)
+    assert free.n_free == 8  # of k and length of a bond, those of an angle, two charges, sigmas and epsilons
+    whole = Sigmas(energy=0.5, force=20.0, virial=5.0, **SPREADS)
+    weighted = Sigmas(energy=0.5, weights=Boltzmann(temperature=500.0))
 
-    def objective(params):
-        return 0.5 * jnp.sum(all_residuals([system], params, sigmas) ** 2) / 1e3
+    def parts(v):
+        """The objective by target."""
+        each = residuals(system, free.params(v), whole)
+        each |= {"weighted": residuals(system, free.params(v), weighted)["energy"], "prior": free.prior_residuals(v)}
+        return {name: 0.5 * jnp.sum(values**2) for name, values in each.items()}
 
-    check_grads(objective, (field.params(),), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6, eps=1e-6)
+    v, h = jnp.asarray(np.random.default_rng(7).normal(scale=0.3, size=free.n_free)), 1e-4
+    around = jax.jit(jax.vmap(parts))(jnp.concatenate([v + h * jnp.eye(free.n_free), v - h * jnp.eye(free.n_free)]))
+    forward, backward = jax.jit(jax.jacfwd(parts))(v), jax.jit(jax.jacrev(parts))(v)
+    assert set(forward) == {"energy", "weighted", "force", "virial", "dipole", "esp", "interaction", "prior"}
+    for name, values in around.items():
+        differences = (values[: free.n_free] - values[free.n_free :]) / (2.0 * h)
+        size = float(jnp.abs(differences).max())
+        np.testing.assert_allclose(forward[name], differences, rtol=1e-6, atol=1e-9 * size, err_msg=name)
+        np.testing.assert_allclose(backward[name], forward[name], rtol=1e-9, atol=1e-12 * size, err_msg=name)
 
 
 def fitted(field, system, rules, seed=3):
@@ -120,6 +156,6 @@ def test_a_fit_without_data_is_refused(field):
     params = field.params()
     found = moving(params, field.rows, [validate(Rule, rule) for rule in BONDS])
     with pytest.raises(InputError, match="the fit has no data"):
-        solve(lambda tree: all_residuals([system_of(field)], tree, Sigmas()), free_of(params, found), found)
+        solve(lambda tree: all_residuals([system_of(field)], tree, Sigmas(esp=1.0)), free_of(params, found), found)
     with pytest.raises(InputError, match="3 of 3 residuals are not finite at the start"):
         solve(lambda tree: jnp.full(3, jnp.nan), free_of(params, found), found)

@@ -115,8 +115,9 @@ def test_every_type_of_deepmd_kit_is_known_or_refused_with_a_sentence(path):
         with contextlib.suppress(InputError):
             checked(given)
             continue
-        (line, *_) = [line for line in problems(given) if "type:" in line]
-        assert "unknown" not in line
+        if not (lines := [line for line in problems(given) if "type:" in line]):
+            continue  # another kind of section, of which this one lacks keys
+        assert "unknown" not in lines[0]
 
 
 @pytest.mark.parametrize(

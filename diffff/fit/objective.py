@@ -1,0 +1,127 @@
+"""The objective of a fit as compiled functions of the free variables.
+
+f(v) = 1/2 |r(x(v))|^2 + 1/2 |prior(v)|^2
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffff.errors import InputError
+from diffff.fit.free import Free
+
+LARGEST_JACOBIAN = 8e9  # bytes
+_TANGENTS_AT_ONCE = 64e6  # numbers in the residuals of so many columns of a Jacobian
+
+
+class Part(NamedTuple):
+    """Residuals, or their derivatives, of the data and of the priors.
+
+    Attributes:
+        data: shape ``(n_data, ...)``.
+        prior: shape ``(n_numbers, ...)``.
+    """
+
+    data: np.ndarray
+    prior: np.ndarray
+
+    @property
+    def all(self) -> np.ndarray:
+        """Both, one after the other."""
+        return np.concatenate([self.data, self.prior])
+
+
+class Objective:
+    """Residuals, their Jacobian, and the gradient of half their squares.
+
+    Raises:
+        InputError: there are no residuals, or they are not finite at the start.
+    """
+
+    def __init__(self, residuals: Callable[[Any], jax.Array], free: Free) -> None:
+        """Look at the start.
+
+        Args:
+            residuals: of a parameter tree, shape ``(n_data,)``, each in units of its standard deviation. Give large
+                data to it by `jax.tree_util.Partial`, so that they do not become part of the program.
+            free: the free variables.
+        """
+        self.free = free
+        self._of = residuals if isinstance(residuals, Partial) else Partial(residuals)
+        self.start = self.residuals(np.zeros(free.n_free))
+        self._check(self.start.data)
+
+    @property
+    def n_data(self) -> int:
+        """Number of residuals of the data."""
+        return len(self.start.data)
+
+    def residuals(self, v: np.ndarray) -> Part:
+        """Of the data ``(n_data,)`` and of the priors ``(n_numbers,)``."""
+        return Part(*(np.asarray(part) for part in _both(self._of, self.free, jnp.asarray(v))))
+
+    def jacobian(self, v: np.ndarray) -> Part:
+        """dr/dv, shapes ``(n_data, n_free)`` and ``(n_numbers, n_free)``.
+
+        Raises:
+            InputError: it is larger than `LARGEST_JACOBIAN`.
+        """
+        size = 8.0 * (self.n_data + len(self.start.prior)) * self.free.n_free
+        if size > LARGEST_JACOBIAN:
+            raise InputError(
+                f"the Jacobian of {self.n_data} residuals in {self.free.n_free} variables takes {size / 1e9:.0f} GB. "
+                "Let fewer numbers move, use fewer frames, or an optimizer that needs the gradient only (LBFGSB, Adam)."
+            )
+        columns = max(1, min(self.free.n_free, int(_TANGENTS_AT_ONCE / self.n_data)))
+        return Part(*(np.asarray(part).T for part in _columns(self._of, self.free, jnp.asarray(v), columns)))
+
+    def value_and_gradient(self, v: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient ``(n_free,)``."""
+        value, gradient = _value_and_gradient(self._of, self.free, jnp.asarray(v))
+        return float(value), np.asarray(gradient)
+
+    def value(self, v: np.ndarray) -> float:
+        """The objective."""
+        found = self.residuals(v).all
+        return 0.5 * float(found @ found)
+
+    @staticmethod
+    def _check(first: np.ndarray) -> None:
+        if not len(first):
+            raise InputError("the fit has no data: no target has both labels and a sigma.")
+        if not np.isfinite(first).all():
+            raise InputError(
+                f"{int(np.sum(~np.isfinite(first)))} of {len(first)} residuals are not finite at the start. Do atoms "
+                "lie on top of each other in a frame, or are labels missing?"
+            )
+
+
+def _residuals(of: Partial, free: Free, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return of(free.params(v)), free.prior_residuals(v)
+
+
+def _half_square(v: jax.Array, of: Partial, free: Free) -> jax.Array:
+    data, prior = _residuals(of, free, v)
+    return 0.5 * (jnp.sum(data**2) + jnp.sum(prior**2))
+
+
+def _jacobian(of: Partial, free: Free, v: jax.Array, at_once: int) -> tuple[jax.Array, jax.Array]:
+    """The transposed Jacobian, some columns of the Jacobian at a time."""
+
+    def column(direction: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda v: _residuals(of, free, v), (v,), (direction,))[1]
+
+    return jax.lax.map(column, jnp.eye(free.n_free), batch_size=at_once)
+
+
+_both = jax.jit(_residuals)
+_columns = jax.jit(_jacobian, static_argnames="at_once")
+
+
+@jax.jit
+def _value_and_gradient(of: Partial, free: Free, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.value_and_grad(_half_square)(v, of, free)

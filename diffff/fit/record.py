@@ -1,0 +1,237 @@
+"""`fit.json`: all that is to be known of a fit later, and the comments of its error bars for the XML."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffff import tree
+from diffff.errors import InputError
+from diffff.files import replacing
+from diffff.fit.free import Free
+from diffff.fit.parity import Parity, compare, write_parity
+from diffff.fit.problem import FitSystem, Sigmas
+from diffff.fit.rules import Numbers
+from diffff.fit.solve import Fit
+
+FILE = "fit.json"
+_FORMAT, _VERSION = "diffff fit", 1
+_PARTS = ("objective", "numbers", "spectrum", "combinations", "errors", "left_out", "provenance")
+_N_COMBINATIONS = 6
+_N_DIGITS = 12  # beyond which a decimal is no longer legible
+
+
+def write_record(
+    folder: str | Path,
+    fit: Fit,
+    found: Sequence[Numbers],
+    free: Free,
+    *,
+    train: Iterable[FitSystem],
+    valid: Iterable[FitSystem],
+    sigmas: Sigmas,
+    provenance: Mapping[str, Any],
+    left_out: Sequence[Mapping[str, Any]] = (),
+    units: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write ``fit.json`` and ``parity.h5`` to a directory, for `dff report` and for programs.
+
+    Args:
+        folder: the directory.
+        fit: the end of the fit.
+        found: the numbers that moved, as `moving` gave them.
+        free: their variables; its base is what they are compared with, the force field before the fit.
+        train: the systems it was fitted to.
+        valid: those that it was not.
+        sigmas: what it compared.
+        provenance: as `diffff.fit.provenance.provenance` gives it.
+        left_out: of fits to all systems but one: ``{"system": …, "errors": {"rmse_force": …}, …}``.
+        units: of the arrays, by path.
+
+    Returns:
+        What is in ``fit.json``, see `record`.
+
+    Raises:
+        InputError: the files cannot be written.
+    """
+    parities = compare({"train": train, "valid": valid}, tree.unflatten(free.base), fit.params, sigmas)
+    content = record(fit, found, free, parities, provenance, left_out, units)
+    write_parity(Path(folder), parities)
+    with replacing(Path(folder) / FILE) as path:
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return content
+
+
+def record(
+    fit: Fit,
+    found: Sequence[Numbers],
+    free: Free,
+    parities: Iterable[Parity],
+    provenance: Mapping[str, Any],
+    left_out: Sequence[Mapping[str, Any]] = (),
+    units: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What ``fit.json`` holds: only what JSON can, null for what is infinite.
+
+    Keys:
+        objective: start, end, converged, steps, scatter (s of `diffff.fit.information`).
+        numbers: for each its label, array, index, file, line, attribute, unit, start, value, error (null: not
+            determined), from_data, scale, bounds and prior.
+        spectrum: eigenvalues of J^T J relative to the largest, ascending.
+        combinations: sloppy and stiff ones, each with its relative eigenvalue and words.
+        errors: for each split, system and target its unit, sigma, n_frames, n_values, and the root mean square error
+            before and after.
+        left_out: as it is given.
+        provenance: versions, hashes, date, input.
+    """
+    labels = list(fit.labels)
+    combinations = {
+        "sloppy": fit.known.sloppy(labels, _N_COMBINATIONS),
+        "stiff": fit.known.stiff(labels, _N_COMBINATIONS),
+    }
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "objective": {
+            "start": float(fit.start),
+            "end": float(fit.end),
+            "converged": bool(fit.converged),
+            "steps": int(fit.n_steps),
+            "scatter": float(fit.known.scatter),
+        },
+        "numbers": _numbers(fit, found, free, units or {}),
+        "spectrum": [float(value) for value in fit.known.relative_eigenvalues()],
+        "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
+        "errors": [_errors(one) for one in parities],
+        "left_out": [dict(one) for one in left_out],
+        "provenance": dict(provenance),
+    }
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Read ``fit.json`` of a directory.
+
+    Raises:
+        InputError: it is missing, damaged, or of another program or version.
+    """
+    path = Path(folder) / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON ({error}). Is the file damaged?") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f'{path}: no record of a fit; "format" should be "{_FORMAT}". Give the directory of a fit.')
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path}: is of version {content.get('version')}, and this diffff reads version {_VERSION}. Take the "
+            "diffff that made it."
+        )
+    if missing := [part for part in _PARTS if part not in content]:
+        raise InputError(f'{path}: lacks "{missing[0]}", which a record of a fit has. Is the file damaged?')
+    return content
+
+
+def notes_of(fit: Fit, found: Sequence[Numbers]) -> dict[str, list[str | None]]:
+    """What is known of each number of the files, for `ForceField.write`: ``259408 +- 1200 (from data 98%)``.
+
+    Returns:
+        By path of the array; None for numbers that did not move.
+    """
+    texts: dict[str, list[str | None]] = {}
+    known, first = fit.known, 0
+    for some in found:
+        here = slice(first, first + len(some.index))
+        first = here.stop
+        if some.places is None:
+            continue
+        of_path = texts.setdefault(some.path, [None] * math.prod(some.shape))
+        columns = zip(some.index, known.values[here], known.errors[here], known.informed[here], strict=True)
+        for i, value, error, informed in columns:
+            of_path[i] = _note(float(value), float(error), float(informed))
+    return texts
+
+
+def with_error(value: float, error: float) -> tuple[str, str]:
+    """A number and its standard error as text: two digits of the error, and the number to as many decimals.
+
+    Example:
+        >>> with_error(259408.123, 1234.5), with_error(0.15351234, 0.000123), with_error(0.2, 3.0)
+        (('259408', '1200'), ('0.15351', '0.00012'), ('0.20', '3.0'))
+    """
+    if not (0.0 < error < math.inf):
+        return f"{value:.8g}", f"{error:.2g}"
+    least = 2 - 1 - math.floor(math.log10(float(f"{error:.1e}")))  # decimals of the error
+    of_value = 2 - 1 - math.floor(math.log10(abs(value))) if value else 0  # so that two digits of the number are seen
+    decimals = max(least, of_value, 0)
+    if decimals > _N_DIGITS or abs(value) > 1e9 or error > 1e9:
+        return f"{value:.8g}", f"{error:.2g}"
+    return f"{value:.{decimals}f}", f"{round(error, least):.{max(least, 0)}f}"
+
+
+def _note(value: float, error: float, informed: float) -> str:
+    if not math.isfinite(error):
+        return "not determined"
+    if error == 0.0:
+        return f"{value:.8g} (held by a tie)"
+    number, bar = with_error(value, error)
+    return f"{number} +- {bar} (from data {informed:.0%})"
+
+
+def _numbers(fit: Fit, found: Sequence[Numbers], free: Free, units: Mapping[str, str]) -> list[dict[str, Any]]:
+    values, errors, informed = fit.known.values, fit.known.errors, fit.known.informed
+    lower, upper = np.asarray(free.lower), np.asarray(free.upper)
+    means, weights, scales = (np.asarray(one) for one in (free.prior_means, free.prior_weights, free.scales))
+    rows, n = [], 0
+    for some in found:
+        for k, index in enumerate(some.index):
+            bounds = [_finite(lower[n]), _finite(upper[n])]
+            prior = {"mean": float(means[n]), "sigma": float(1.0 / weights[n])} if weights[n] > 0.0 else None
+            rows.append(
+                {
+                    "label": fit.labels[n],
+                    "array": some.path,
+                    "index": [int(i) for i in np.unravel_index(index, some.shape)],
+                    **_place(some, k),
+                    "unit": units.get(some.path),
+                    "start": float(fit.begun[n]),
+                    "value": float(values[n]),
+                    "error": _finite(errors[n]),
+                    "from_data": float(informed[n]),
+                    "scale": float(scales[n]),
+                    "bounds": None if bounds == [None, None] else bounds,
+                    "prior": prior,
+                }
+            )
+            n += 1
+    return rows
+
+
+def _place(some: Numbers, k: int) -> dict[str, Any]:
+    if some.places is None:
+        return {"file": None, "line": None, "attribute": None}
+    place = some.places[k]
+    return {"file": place.document.path.name, "line": place.element.line, "attribute": place.key}
+
+
+def _errors(one: Parity) -> dict[str, Any]:
+    before, after = one.rmse()
+    return {
+        "split": one.split,
+        "system": one.system,
+        "target": one.target,
+        "unit": one.unit,
+        "sigma": one.sigma,
+        "n_frames": len(one.reference),
+        "n_values": int(one.reference.size),
+        "before": _finite(before),
+        "after": _finite(after),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,195 @@
+"""The input of a fit: force-field XML, alone or with a Deep Potential that stays as it is, and which numbers move.
+
+An input whose model has a network to train is that of `train.config`; one that has none is this.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from diffff import spec
+from diffff.errors import InputErrors
+from diffff.fit.optimizers import LBFGSB, LeastSquares
+from diffff.fit.parameters import Parameters
+from diffff.fit.problem import Sigmas
+from diffff.input_file import load, resolve
+from diffff.model_input import Deep, Weights, Xml, require_one_of_each, with_weights
+from diffff.spec import Spec, Variants
+from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
+from diffff.train.schedule import LearningRate
+
+FileName = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class FittedXml(Xml):
+    """A force field whose numbers may move."""
+
+    topology: FileName | Mapping[str, FileName] = "topology.pdb"
+    """Residues and bonds of the systems, PDB or mmCIF: a file for all of them, a file by pattern of the name of the
+    system, such as {"*/water*": "water.pdb"}, or the name of a file in the directory of each system."""
+
+
+class FittedSum(Weights):
+    """A force field and a Deep Potential that stays as it is."""
+
+    type: Literal["sum"] = "sum"
+    models: Annotated[tuple[Annotated[FittedXml | Deep, Variants()], ...], Field(min_length=1)]
+    "The parts, each a section of its own."
+
+    @model_validator(mode="after")
+    def _has_a_force_field(self) -> Self:
+        require_one_of_each(self.models)
+        self.require_one_for_each(len(self.models))
+        if not any(isinstance(part, FittedXml) for part in self.models):
+            raise ValueError('nothing in it can move: add a part of the type "xml" or "standard"')
+        return self
+
+
+class FitData(Spec):
+    """The sections `training_data` and `validation_data` of a fit."""
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("batch_size", "auto_prob", "auto_prob_style", "sys_probs", "sys_weights", "numb_btch", "numb_batch"),
+        "each step of a fit sees all frames; remove the key",
+    )
+
+    systems: FileName | Annotated[tuple[FileName, ...], Field(min_length=1)]
+    "Directories, searched for systems below them, file.hdf5#/group, or extended XYZ files."
+    rglob_patterns: tuple[str, ...] | None = None
+    "Takes only directories that match one of these."
+    units: Literal["eV/Angstrom", "kJ/mol/nm"] = "eV/Angstrom"
+    "Of all numbers in the files."
+    check_units: bool = True
+    "Compares forces and bond lengths with what the force field expects, and refuses those in another unit."
+
+
+class FitTraining(Spec):
+    """The section `training` of a fit: data, length of the run, what it writes."""
+
+    aliases: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("stop_batch", "num_step", "num_steps", "numb_step"), "numb_steps"
+    )
+
+    training_data: FitData
+    "The data that the numbers are fitted to."
+    validation_data: FitData | None = None
+    "The data that they are compared with."
+    validation_fraction: Fraction | None = None
+    "Instead of validation_data: this part of the frames of each system is not fitted to, drawn by the seed."
+    seed: int = 0
+    "Of that draw."
+    numb_steps: PositiveInt = 200
+    "Steps at most; each sees all data."
+    disp_file: FileName = "lcurve.out"
+    "File of the learning curve."
+    disp_freq: PositiveInt = 1
+    "Steps between its lines."
+    save_ckpt: FileName = "fit.ckpt.h5"
+    "File from which a run that was stopped goes on."
+    save_freq: PositiveInt = 1
+    "Steps between two of its versions."
+    xml_dir: FileName = "fitted"
+    "Directory of the fitted files, with the error of each number in a comment."
+    record_dir: FileName = "."
+    "Directory of fit.json and parity.h5, from which `dff report` makes its page."
+    leave_one_out: bool = False
+    "Repeats the fit without each system in turn, to see how well it is predicted by the others."
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.validation_data is not None and self.validation_fraction is not None:
+            raise ValueError("validation_data and validation_fraction both say what to compare with; keep one of them")
+        return self
+
+
+FitOptimizer = Annotated[
+    LeastSquares | LBFGSB | Adam | AdamW | SGD | Adagrad | RMSprop | Adamax | Muon | LBFGS,
+    Variants(default="LeastSquares", refused={"AdaMuon": INSTEAD_OF_MUON, "HybridMuon": INSTEAD_OF_MUON}),
+]
+
+
+class FitInput(Spec):
+    """A whole input file."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "validating": "a fit compares all validation data at each line of disp_file"
+    }
+
+    model: Annotated[FittedXml | FittedSum, Variants()]
+    "Files of the force field, and how its energy is computed."
+    parameters: Parameters
+    "Which numbers move, and how."
+    loss: Sigmas
+    "What is compared, and how far it may be off."
+    optimizer: FitOptimizer = LeastSquares()
+    "The optimiser."
+    learning_rate: LearningRate | None = None
+    "The learning rate as a function of the step, for optimisers that have one."
+    training: FitTraining
+    "Data, length of the run, output."
+
+    @model_validator(mode="after")
+    def _has_weights_of_priors(self) -> Self:
+        if self.parameters.prior_weight is not None:
+            raise ValueError(
+                "parameters.prior_weight is for sums with a network; the sigmas in the loss weigh the data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        has_one = not isinstance(self.optimizer, LeastSquares | LBFGSB)
+        if has_one and self.learning_rate is None:
+            raise ValueError(f"the optimizer {self.optimizer.type} needs the section learning_rate")
+        if not has_one and self.learning_rate is not None:
+            raise ValueError(f"the optimizer {self.optimizer.type} has no learning rate; remove the section")
+        if not has_one and any(rule.treatment.lr is not None for rule in self.parameters.rules):
+            raise ValueError(f'the optimizer {self.optimizer.type} has no learning rate; remove "lr" from the rules')
+        return self
+
+    @property
+    def force_field(self) -> FittedXml:
+        """The force field in the model."""
+        parts = self.model.models if isinstance(self.model, FittedSum) else (self.model,)
+        return next(part for part in parts if isinstance(part, FittedXml))
+
+
+def read_fit_input(path: str | Path) -> FitInput:
+    """Reads a .json or .yaml input of a fit and checks it.
+
+    Raises:
+        InputErrors: The file is missing or malformed, or some keys are wrong; all of them are listed.
+    """
+    path = Path(path)
+    given = spec.validate(FitInput, with_weights(load(path)), where=str(path))
+    return given.model_copy(update={"training": _found(given.training, path)})
+
+
+def _found(training: FitTraining, path: Path) -> FitTraining:
+    """The section with every system named as it is found from the current directory."""
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    for key in ("training_data", "validation_data"):
+        if (data := getattr(training, key)) is None:
+            continue
+        names = (data.systems,) if isinstance(data.systems, str) else data.systems
+        places = [resolve(name, path.parent) for name in names]
+        problems += [
+            f'{path}: $.training.{key}.systems: no file or directory "{name}"; looked in the current directory and in '
+            f"{path.absolute().parent}"
+            for name, place in zip(names, places, strict=True)
+            if place is None
+        ]
+        sections[key] = data.model_copy(update={"systems": tuple(place or "" for place in places)})
+    if problems:
+        raise InputErrors(problems)
+    return training.model_copy(update=sections)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of such an input."""
+    return spec.json_schema(FitInput)

@@ -1,0 +1,205 @@
+"""`dff train` for a force field: from its input to fitted XML, with the error of each number."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffff import spec
+from diffff.errors import InputError
+from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
+from diffff.fit.parameters import rates
+from diffff.fit.problem import FitSystem, Sigmas, all_residuals, merged, predicted, residuals_of
+from diffff.fit.provenance import provenance
+from diffff.fit.record import notes_of, write_record
+from diffff.fit.solve import Fit, solve
+from diffff.input_file import write_completed
+from diffff.train.descent import Descent
+from diffff.train.fit_checkpoint import FitCheckpoint
+from diffff.train.fit_config import read_fit_input
+from diffff.train.fit_setup import FitProblem, prepare_fit
+from diffff.train.interruption import Interruption
+from diffff.train.lcurve import LearningCurve
+from diffff.train.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    input: Path, *, init_model: Path | None = None, restart: Path | None = None, output: Path = Path("out.json")
+) -> list[Path]:
+    """Fit the force field of an input file.
+
+    Args:
+        input: input.json or .yaml.
+        init_model: checkpoint of a fit whose numbers this one begins with.
+        restart: checkpoint of a fit to continue.
+        output: where the completed input goes.
+
+    Returns:
+        The fitted files.
+
+    Raises:
+        InputError: anything wrong with input, data or checkpoint.
+    """
+    given = read_fit_input(input)
+    problem = prepare_fit(given, input)
+    start = _start(problem, init_model, restart)
+    write_completed(given, output)
+    began = time.monotonic()
+    with Interruption() as interruption:
+        done = _Steps(problem, interruption).to_the_end(start)
+    logger.info("%s", done.table())
+    if loose := done.sloppy():
+        logger.info("least determined by the data: %s", "; ".join(loose))
+    if not done.converged:
+        logger.warning("no minimum yet after %d steps; raise numb_steps and go on with --restart", done.n_steps)
+    files = problem.field.write(given.training.xml_dir, done.params, notes=notes_of(done, problem.found))
+    write_record(
+        Path(given.training.record_dir),
+        done,
+        problem.found,
+        problem.free,
+        train=problem.train,
+        valid=problem.valid,
+        sigmas=given.loss,
+        provenance=provenance(spec.completed(given), problem.files(input)),
+        left_out=_left_out(problem) if given.training.leave_one_out else [],
+        units=problem.field.units,
+    )
+    logger.info("%.1f s; the force field is in %s", time.monotonic() - began, ", ".join(map(str, files)))
+    return files
+
+
+def _start(problem: FitProblem, init_model: Path | None, restart: Path | None) -> Start:
+    """Where the fit begins."""
+    last = problem.given.training.numb_steps
+    if (file := init_model or restart) is None:
+        return Start(np.zeros(problem.free.n_free))
+    start = FitCheckpoint.read(file, problem.free, problem.labels).start
+    if restart is None:
+        return Start(start.free)
+    if start.n_steps >= last:
+        raise InputError(f"the checkpoint is at step {start.n_steps}, and the fit ends at {last}. Raise numb_steps.")
+    return start
+
+
+def _minimized(
+    problem: FitProblem,
+    systems: Sequence[FitSystem],
+    start: Start,
+    callback: Callable[[int, np.ndarray, State], None] = lambda step, v, state: None,
+) -> Fit:
+    """The fit to some systems."""
+    given = problem.given
+
+    def of_all(systems: Sequence[FitSystem], params: Any) -> jax.Array:
+        return all_residuals(systems, params, given.loss)
+
+    return solve(
+        Partial(of_all, merged(systems)),
+        problem.free,
+        problem.found,
+        optimizer=_minimizer(problem),
+        max_steps=given.training.numb_steps,
+        start=start,
+        callback=callback,
+    )
+
+
+def _minimizer(problem: FitProblem) -> Minimizer:
+    optimizer, rate = problem.given.optimizer, problem.given.learning_rate
+    if isinstance(optimizer, LeastSquares | LBFGSB):
+        return optimizer
+    assert rate is not None  # the input has been checked
+    return Descent(optimizer, rate, rates(problem.free, problem.found, rate.start_lr))
+
+
+class _Steps:
+    """A fit in progress: its learning curve and its checkpoints."""
+
+    def __init__(self, problem: FitProblem, interruption: Interruption) -> None:
+        self._problem, self._training = problem, problem.given.training
+        self._interruption = interruption
+        self._train, self._valid = merged(problem.train), merged(problem.valid)
+        self._input = spec.completed(problem.given)
+
+    def to_the_end(self, start: Start) -> Fit:
+        """Fit until the minimum or numb_steps, or until interrupted."""
+        self._curve = LearningCurve(
+            self._training.disp_file,
+            ["rmse", *(f"rmse_{target}" for target in self._problem.given.loss.targets)],
+            validation=bool(self._problem.valid),
+            continue_from=start.n_steps or None,
+        )
+        self._progress = Progress(self._training.numb_steps, start=start.n_steps)
+        with self._curve, self._progress:
+            if not start.n_steps:
+                self._show(0, start.free)
+            done = _minimized(self._problem, self._problem.train, start, self._note)
+            if done.n_steps % self._training.disp_freq:
+                self._show(done.n_steps, done.free)
+        self._save(done.n_steps, done.free, {})
+        return done
+
+    def _note(self, step: int, v: np.ndarray, state: State) -> None:
+        self._progress.update(step)
+        stop = self._interruption.signal
+        if step % self._training.disp_freq == 0:
+            self._show(step, v)
+        if stop or step % self._training.save_freq == 0:
+            self._save(step, v, state)
+        if stop:
+            logger.warning(
+                "%s: stopped at step %d; continue with --restart %s", stop.name, step, self._training.save_ckpt
+            )
+            raise SystemExit(128 + stop)
+
+    def _show(self, step: int, v: np.ndarray) -> None:
+        """A line of the learning curve: root mean square of the residuals, and errors in the units of the sigmas."""
+        problem = self._problem
+        params, sigmas = problem.free.params(jnp.asarray(v)), problem.given.loss
+        train, valid = (_errors(systems, params, sigmas) for systems in (self._train, self._valid))
+        rate = problem.given.learning_rate
+        lr = np.nan if rate is None else float(rate.bind(self._training.numb_steps)(max(step - 1, 0)))
+        self._curve.write(step, train=train, valid=valid, lr=lr)
+        self._progress.report(step, train=train, valid=valid, lr=lr)
+
+    def _save(self, step: int, v: np.ndarray, state: State) -> None:
+        numbers = np.asarray(self._problem.free.numbers(jnp.asarray(v)))
+        checkpoint = FitCheckpoint(Start(v, step, state), numbers, self._problem.labels, self._input)
+        checkpoint.write(Path(self._training.save_ckpt))
+
+
+def _errors(systems: Sequence[FitSystem], params: Any, sigmas: Sigmas) -> dict[str, float]:
+    """Root mean squares of the residuals of some systems: of all, and of each target in its unit."""
+    squares: dict[str, list[np.ndarray]] = {}
+    for system in systems:
+        found = predicted(system, params, sigmas)
+        for target, values in residuals_of(system, found, sigmas).items():
+            squares.setdefault(target, []).append(np.asarray(values) ** 2)
+    if not squares:
+        return {}
+    each = {target: np.concatenate(parts) for target, parts in squares.items()}
+    errors = {f"rmse_{target}": float(np.sqrt(part.mean())) * getattr(sigmas, target) for target, part in each.items()}
+    return {"rmse": float(np.sqrt(np.concatenate(list(each.values())).mean())), **errors}
+
+
+def _left_out(problem: FitProblem) -> list[dict[str, Any]]:
+    """How well each system is predicted by a fit to the others."""
+    found = []
+    for one in problem.train:
+        others = [system for system in problem.train if system is not one]
+        done = _minimized(problem, others, Start(np.zeros(problem.free.n_free)))
+        errors = _errors([one], done.params, problem.given.loss)
+        logger.info(
+            "without %s: its %s", one.name, ", ".join(f"{name} = {value:.3g}" for name, value in errors.items())
+        )
+        found.append({"system": one.name, "errors": errors, "values": done.known.values.tolist()})
+    return found

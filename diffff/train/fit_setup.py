@@ -1,0 +1,164 @@
+"""From the input of a fit to its objective: potentials of all topologies, their frames, and the numbers that move."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffff.data.folders import find_systems
+from diffff.errors import InputError
+from diffff.fit.data import read_frames
+from diffff.fit.free import Free, free_of, residues_of
+from diffff.fit.parameters import table_of
+from diffff.fit.problem import FitSystem, check_targets
+from diffff.fit.rules import Numbers
+from diffff.frontend.forcefield import ForceField
+from diffff.frontend.reference import periodic_box, symbols_of
+from diffff.model_input import Bound, Deep, total_of
+from diffff.structure import Structure
+from diffff.train.fit_config import FitData, FitInput, FittedSum, FittedXml
+from diffff.train.topologies import Topologies
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FitProblem:
+    """What is fitted to what.
+
+    Attributes:
+        given: the input.
+        field: the force field.
+        params: the parameter tree at the start.
+        found: the numbers that move.
+        free: the free variables.
+        train: frames that the numbers are fitted to.
+        valid: frames that they are compared with, if any.
+        topologies: the files of the topologies.
+    """
+
+    given: FitInput
+    field: ForceField
+    params: dict[str, Any]
+    found: list[Numbers]
+    free: Free
+    train: list[FitSystem]
+    valid: list[FitSystem]
+    topologies: list[Path]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the numbers that move."""
+        return tuple(some.label(k) for some in self.found for k in range(len(some.index)))
+
+    def files(self, input: Path) -> list[Path]:
+        """All files that the fit has read, but for the data."""
+        return [input, *(document.path for document in self.field.documents), *self.topologies]
+
+
+def prepare_fit(given: FitInput, path: Path) -> FitProblem:
+    """Read the files of the force field, the topologies and the data.
+
+    Args:
+        given: the input.
+        path: of its file, beside which other files are looked for.
+
+    Raises:
+        InputError: anything wrong with them.
+    """
+    models, training = _Models(given, path.parent), given.training
+    train = models.frames(training.training_data)
+    valid = [] if training.validation_data is None else models.frames(training.validation_data)
+    if training.validation_fraction is not None:
+        train, valid = _split(train, training.validation_fraction, training.seed)
+    if training.leave_one_out and len(train) < 2:
+        raise InputError("training.leave_one_out needs two systems or more; there is one.")
+    params = models.params
+    found = given.parameters.moving(params, models.field.rows)
+    free = free_of(params, found, given.parameters.ties, models.residues())
+    check_targets(train, free.params(jnp.zeros(free.n_free)), given.loss)
+    logger.info("%s", table_of(found, free, models.field.units))
+    for title, systems in (("training", train), ("validation", valid)):
+        lines = [f"  {one.name}: {len(one.positions)} frames, {', '.join(one.labels)}" for one in systems]
+        logger.info("%s", "\n".join([f"{title} data", *lines]))
+    return FitProblem(given, models.field, params, found, free, train, valid, list(models.topologies.structures))
+
+
+class _Models:
+    """The model of the input for every topology that the data have."""
+
+    def __init__(self, given: FitInput, folder: Path) -> None:
+        self._given, self._folder = given.model, folder
+        self.field = given.force_field.force_field(folder)
+        self.topologies = Topologies(given.force_field.topology, folder, given.force_field.extra_particles)
+        self._bounds: dict[int, Bound] = {}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameter tree, the same for all topologies."""
+        return next(iter(self._bounds.values())).params
+
+    def frames(self, data: FitData) -> list[FitSystem]:
+        """The frames of all systems of a section."""
+        found = []
+        for one in find_systems(data.systems, data.rglob_patterns):
+            structure = self.topologies.of(one.name)
+            bound = self._bound(structure)
+            found += read_frames(
+                [one],
+                structure.topology,
+                bound.potential,
+                bound.params,
+                part=lambda topology: self._made(_without_positions(topology)).potential,
+                units=data.units,
+                check_units=data.check_units,
+            )
+        return found
+
+    def residues(self) -> list[Any]:
+        """The residues of all topologies and the rows of their charges, for ties."""
+        return [
+            residue
+            for structure in self.topologies.structures.values()
+            for residue in residues_of(self._bound(structure).potential, structure.topology)
+        ]
+
+    def _bound(self, structure: Structure) -> Bound:
+        if id(structure) not in self._bounds:
+            self._bounds[id(structure)] = self._made(structure)
+        return self._bounds[id(structure)]
+
+    def _made(self, structure: Structure) -> Bound:
+        if not isinstance(self._given, FittedSum):
+            return self._part(self._given, structure)
+        bounds = [self._part(part, structure) for part in self._given.models]
+        return total_of(bounds, self._given.factors(len(bounds)))
+
+    def _part(self, part: FittedXml | Deep, structure: Structure) -> Bound:
+        if isinstance(part, Deep):
+            return part.bound(structure, self._folder)
+        return Bound(part.potential(self.field, structure.topology), self.field.params())
+
+
+def _without_positions(topology: Any) -> Structure:
+    return Structure(symbols_of(topology), np.zeros((topology.getNumAtoms(), 3)), periodic_box(topology), topology)
+
+
+def _split(systems: list[FitSystem], fraction: float, seed: int) -> tuple[list[FitSystem], list[FitSystem]]:
+    """Some frames of each system for validation, the rest for training."""
+    random, train, valid = np.random.default_rng(seed), [], []
+    for system in systems:
+        n_frames = len(system.positions)
+        n_valid = round(fraction * n_frames)
+        order = random.permutation(n_frames)
+        if n_valid < 1 or n_valid >= n_frames:
+            raise InputError(
+                f"training.validation_fraction: {fraction:g} of the {n_frames} frames of {system.name} leaves nothing "
+                "to fit to or nothing to compare with. Choose another fraction, or name validation_data."
+            )
+        valid.append(replace(system.take(np.sort(order[:n_valid])), name=f"{system.name} (left out)"))
+        train.append(system.take(np.sort(order[n_valid:])))
+    return train, valid

@@ -1,0 +1,258 @@
+"""`dff train` for force fields: recovery of known numbers, restart, what it writes, and what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import openmm as mm
+import openmm.app as app
+import pytest
+
+from diffff.errors import InputError
+from diffff.fit.record import read_record
+from diffff.frontend.forcefield import ForceField
+from diffff.train.fit_run import fit
+from diffff.train.lcurve import read_lcurve
+from diffff.train.start import start
+from tests.train.made_fit import RULES, XML, fit_input, perturbed, write_data, write_input, write_molecule
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_molecule(tmp_path)
+
+
+def numbers(record):
+    return {one["label"]: one for one in record["numbers"]}
+
+
+def test_a_known_force_field_is_found_again(folder):
+    """From a start that is off by 20 %, without noise: the numbers themselves; the XML is OpenMM's and says so."""
+    write_data(folder / "train", 12, seed=1)
+    write_data(folder / "valid", 6, seed=2)
+    (folder / "mol.xml").write_text(perturbed(0.2, seed=3))
+    training = {"validation_data": {"systems": ["valid"]}}
+    (file,) = fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
+    truth, found = ForceField(str(_written(folder, XML))), ForceField(str(file))
+    for group in ("HarmonicBondForce", "HarmonicAngleForce"):
+        for column, values in truth.params()[group].items():
+            np.testing.assert_allclose(found.params()[group][column], values, rtol=1e-6)
+    assert "<!-- diffff:" in file.read_text()
+    curve = read_lcurve("lcurve.out")
+    assert curve["rmse_force_val"][-1] < 1e-4 * curve["rmse_force_val"][0]
+    record = read_record(folder)
+    assert record["objective"]["converged"]
+    assert {one["split"] for one in record["errors"]} == {"train", "valid"}
+    np.testing.assert_allclose(_energy(file), _energy(_written(folder, XML)), rtol=0, atol=1e-6)
+
+
+def _written(folder, xml):
+    path = folder / "truth.xml"
+    path.write_text(xml)
+    return path
+
+
+def _energy(file):
+    pdb = app.PDBFile("mol.pdb")
+    context = mm.Context(
+        app.ForceField(str(file)).createSystem(pdb.topology),
+        mm.VerletIntegrator(0.001),
+        mm.Platform.getPlatformByName("Reference"),
+    )
+    context.setPositions(pdb.positions)
+    return context.getState(getEnergy=True).getPotentialEnergy()._value
+
+
+@pytest.mark.slow
+def test_error_bars_are_those_of_repeated_noise(folder):
+    """Deviations over reported errors of repeated data have the variance 1, and none is beyond four."""
+    deviations = []
+    truth = {"length": [0.1229, 0.11], "k": [476976.0, 284512.0]}
+    for seed in range(6):
+        write_data(folder / f"train{seed}", 10, seed=10 + seed, noise=30.0)
+        training = {"training_data": {"systems": [f"train{seed}"]}}
+        given = fit_input(training=training, loss={"energy": 0.3, "force": 30.0})
+        fit(write_input(folder, given), output=folder / "out.json")
+        for column, values in truth.items():
+            rows = [one for one in read_record(folder)["numbers"] if one["array"] == f"HarmonicBondForce/{column}"]
+            deviations += [(row["value"] - value) / row["error"] for row, value in zip(rows, values, strict=True)]
+    assert 0.5 < np.mean(np.square(deviations)) < 1.8
+    assert np.max(np.abs(deviations)) < 4.0
+
+
+def test_numbers_that_only_their_sum_is_known_of_are_named(folder):
+    """Two terms of one bond: the data know what they make together, not each."""
+    twice = XML.replace(
+        "<HarmonicAngleForce>",
+        '<CustomBondForce energy="0.5*k2*(r-r2)^2"><PerBondParameter name="k2"/><PerBondParameter name="r2"/>'
+        '<Bond class1="c" class2="o" k2="200000" r2="0.1229"/></CustomBondForce>\n <HarmonicAngleForce>',
+    )
+    write_data(folder / "train", 12, seed=1)
+    (folder / "mol.xml").write_text(twice)
+    rules = [
+        {"select": "HarmonicBondForce/*"},
+        {"select": "CustomBondForce/k2"},
+        {"select": "*", "treatment": {"train": False}},
+    ]
+    fit(write_input(folder, fit_input(parameters={"rules": rules})), output=folder / "out.json")
+    record = read_record(folder)
+    found = numbers(record)
+    assert found["k2(c-o)"]["error"] is None
+    assert found["k(c-o)"]["error"] is None
+    assert found["k(c-h)"]["error"] is not None
+    assert record["combinations"]["sloppy"][0]["words"] in ("k(c-o) against k2(c-o)", "k2(c-o) against k(c-o)")
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGSB", "Adam", "LeastSquares"])
+def test_every_optimizer_goes_down_and_goes_on(folder, optimizer):
+    """A run in two parts; that of Adam ends at the bits of the whole."""
+    write_data(folder / "train", 8, seed=1)
+    (folder / "mol.xml").write_text(perturbed(0.1, seed=3))
+    changes = {} if optimizer == "LeastSquares" else {"optimizer": {"type": optimizer}}
+    if optimizer == "Adam":
+        changes["learning_rate"] = {"type": "cosine", "start_lr": 0.3, "stop_lr": 0.01}
+    last = 6 if optimizer == "LeastSquares" else 40
+    whole = write_input(folder, fit_input(training={"numb_steps": last}, **changes))
+    fit(whole, output=folder / "out.json")
+    curve, numbers = read_lcurve("lcurve.out"), [one["value"] for one in read_record(folder)["numbers"]]
+    assert curve["rmse_trn"][-1] < 0.2 * curve["rmse_trn"][0]
+    lines = (folder / "lcurve.out").read_text().splitlines()
+    if optimizer == "Adam":
+        given = json.loads(whole.read_text())
+        _stopped_at(folder, given, last // 2)
+        fit(whole, restart=folder / "fit.ckpt.h5", output=folder / "out.json")
+        assert [one["value"] for one in read_record(folder)["numbers"]] == numbers
+        assert (folder / "lcurve.out").read_text().splitlines() == lines
+        with pytest.raises(InputError, match="Raise numb_steps"):
+            fit(whole, restart=folder / "fit.ckpt.h5", output=folder / "out.json")
+
+
+def _stopped_at(folder, given, step):
+    """A run that was told to stop after some steps."""
+    import os
+    import signal
+
+    from diffff.train import fit_run
+
+    noted = fit_run._Steps._show
+
+    def show(self, done, v):
+        noted(self, done, v)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    fit_run._Steps._show = show
+    try:
+        with pytest.raises(SystemExit) as end:
+            fit(write_input(folder, given), output=folder / "out.json")
+    finally:
+        fit_run._Steps._show = noted
+    assert end.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_some_frames_are_left_for_validation_and_each_system_in_turn(folder):
+    (folder / "data").mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        write_molecule(folder / "data")
+        write_data(folder / "data" / name, 10, seed=seed)
+    training = {"training_data": {"systems": ["data"]}, "validation_fraction": 0.3, "leave_one_out": True}
+    fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
+    record = read_record(folder)
+    frames = {(one["split"], one["system"]): one["n_frames"] for one in record["errors"] if one["target"] == "force"}
+    assert sorted(frames.values()) == [3, 3, 7, 7]
+    assert [one["system"] for one in record["left_out"]] == ["data/a", "data/b"]
+    assert all(one["errors"]["rmse_force"] < 1e-2 for one in record["left_out"])
+
+
+def broken(folder, name):
+    """Inputs that make no sense, by what is wrong with them."""
+    rule = {"select": "Harmonic*Force/*"}
+    rest = RULES[-1]
+    changes = {
+        "rule without effect": {"parameters": {"rules": [{"select": "Harmonc*"}, *RULES]}},
+        "uncovered": {"parameters": {"rules": RULES[:1]}},
+        "nothing moves": {"parameters": {"rules": RULES[1:]}},
+        "bounds": {"parameters": {"rules": [rule | {"treatment": {"bounds": [2, 1]}}, rest]}},
+        "start beyond bounds": {"parameters": {"rules": [rule | {"treatment": {"bounds": [None, 1000]}}, rest]}},
+        "lr": {"parameters": {"rules": [rule | {"treatment": {"lr": 0.1}}, rest]}},
+        "prior weight": {"parameters": {"prior_weight": 1.0}},
+        "tie": {"parameters": {"ties": [{"type": "sum", "select": "NonbondedForce/charge"}]}},
+        "tie type": {"parameters": {"ties": [{"type": "summ", "select": "*"}]}},
+        "no loss": {"loss": {"energy": None, "force": None}},
+        "no label": {"loss": {"dipole": 0.01}},
+        "no rate": {"optimizer": {"type": "Adam"}},
+        "rate": {"learning_rate": {"start_lr": 1e-3}},
+        "no data": {"training": {"training_data": {"systems": ["trian"]}}},
+        "no topology": {"model": {"topology": "mol.cif"}},
+        "topology pattern": {"model": {"topology": {"water*": "mol.pdb"}}},
+        "no file": {"model": {"files": ["moll.xml"]}},
+        "batch size": {"training": {"training_data": {"systems": ["train"], "batch_size": 4}}},
+        "units": {"training": {"training_data": {"systems": ["wrong"]}}},
+        "one system": {"training": {"leave_one_out": True}},
+        "fraction": {"training": {"validation_fraction": 0.01}},
+        "cutoff": {"model": {"nonbonded_method": "PME"}},
+        "unknown key": {"model": {"topologie": "mol.pdb"}},
+        "two models": {"model": {"type": "sum", "files": None, "topology": None, "models": []}},
+    }
+    return fit_input(**changes[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("rule without effect", 'parameters.rules[0]: "Harmonc*" selects nothing. The arrays are HarmonicAngle'),
+        ("uncovered", "no rule is for NonbondedForce/"),
+        ("nothing moves", "all numbers are kept as they are"),
+        ("bounds", "$.parameters.rules[0].treatment: bounds are [2.0, 1.0]; the first must be the smaller one"),
+        ("start beyond bounds", "k(c-o) is 476976, not within its bounds"),
+        ("lr", 'the optimizer LeastSquares has no learning rate; remove "lr" from the rules'),
+        ("prior weight", "parameters.prior_weight is for sums with a network"),
+        ("tie", "holds 0 numbers that move; a tie is between two or more"),
+        ("tie type", 'unknown type "summ"; did you mean "sum"?'),
+        ("no loss", "names no target"),
+        ("no label", "dipole: it has a sigma, but no system has dipole.npy"),
+        ("no rate", "the optimizer Adam needs the section learning_rate"),
+        ("rate", "the optimizer LeastSquares has no learning rate"),
+        ("no data", '$.training.training_data.systems: no file or directory "trian"'),
+        ("no topology", 'topology: there is no file "mol.cif" for the system train'),
+        ("topology pattern", "topology: no pattern fits the system train; there are water*"),
+        ("no file", "moll.xml"),
+        ("batch size", "each step of a fit sees all frames; remove the key"),
+        ("units", "times those of the force field at the start"),
+        ("one system", "training.leave_one_out needs two systems or more"),
+        ("fraction", "leaves nothing to fit to or nothing to compare with"),
+        ("cutoff", "nonbonded_method PME needs a periodic box"),
+        ("unknown key", 'unknown key; did you mean "topology"?'),
+        ("two models", "$.model.models"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(folder, name, sentence):
+    write_data(folder / "train", 6, seed=1)
+    write_data(folder / "wrong", 6, seed=1, scale=96.485)
+    path = write_input(folder, broken(folder, name))
+    with pytest.raises(InputError) as error:
+        start(path, output=folder / "out.json")
+    assert sentence in re.sub(r"\s+", " ", str(error.value))
+    assert not (folder / "fitted").exists()
+
+
+def test_checkpoints_of_other_fits_are_refused(folder):
+    write_data(folder / "train", 6, seed=1)
+    path = write_input(folder, fit_input(training={"numb_steps": 2}))
+    fit(path, output=folder / "out.json")
+    rules = [{"select": "HarmonicBondForce/*"}, RULES[-1]]
+    other = write_input(folder, fit_input(parameters={"rules": rules}))
+    with pytest.raises(InputError, match="is of a fit of other numbers"):
+        fit(other, init_model=folder / "fit.ckpt.h5", output=folder / "out.json")
+    path = write_input(folder, fit_input())
+    (folder / "mol.xml").write_text(perturbed(0.1, seed=1))
+    with pytest.raises(InputError, match="the numbers there are not those"):
+        fit(path, restart=folder / "fit.ckpt.h5", output=folder / "out.json")
+    for file, sentence in (("mol.xml", "no checkpoint of a fit"), ("nowhere.h5", "there is no such checkpoint")):
+        with pytest.raises(InputError, match=sentence):
+            fit(path, restart=folder / file, output=folder / "out.json")
+    for options in ({"finetune": folder / "x"}, {"skip_neighbor_stat": True}):
+        with pytest.raises(InputError, match="is for networks, but the model"):
+            start(path, **options)

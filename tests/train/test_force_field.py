@@ -1,0 +1,198 @@
+"""Networks on force fields: what the network learns, gradients of rows and weights, restart, the sum in use."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import openmm.app as app
+import pytest
+
+import diffff
+from diffff import units
+from diffff.errors import InputError
+from diffff.frontend.forcefield import ForceField
+from diffff.md.calculator import Calculator
+from diffff.train import checkpoint as ckpt
+from diffff.train.config import read_input
+from diffff.train.force_field import FREE
+from diffff.train.groups import merge, partition
+from diffff.train.setup import prepare
+from diffff.train.start import start
+from diffff.train.step import batch_loss
+from tests.train.made_fit import RULES, XML, perturbed, write_data, write_input, write_molecule
+
+NETWORK = {
+    "type": "standard",
+    "type_map": ["C", "H", "O"],
+    "descriptor": {"type": "se_e2_a", "rcut": 4.0, "sel": [2, 4, 2], "neuron": [4, 8], "axis_neuron": 4, "seed": 1},
+    "fitting_net": {"neuron": [8, 8], "seed": 1},
+}
+
+
+def sum_input(**changes):
+    """An input of a sum; the force field stays as it is unless ``parameters`` are given."""
+    given = {
+        "model": {
+            "type": "sum",
+            "models": [{"type": "xml", "files": ["mol.xml"], "topology": "mol.pdb"}, NETWORK],
+        },
+        "learning_rate": {"start_lr": 1e-3},
+        "loss": {"start_pref_e": 1, "limit_pref_e": 1, "start_pref_f": 1, "limit_pref_f": 1},
+        "training": {
+            "training_data": {"systems": ["train"], "batch_size": 4},
+            "numb_steps": 6,
+            "save_freq": 3,
+            "disp_freq": 1,
+            "seed": 1,
+        },
+    }
+    return {**given, **changes}
+
+
+MOVING = {
+    "rules": [
+        {"select": "HarmonicBondForce/*", "treatment": {"bounds": [0, None], "prior": {"sigma": 100.0}, "lr": 0.01}},
+        *RULES[1:],
+    ],
+    "prior_weight": 1e-3,
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_molecule(tmp_path, perturbed(0.1, seed=1))
+    write_data(tmp_path / "train", 8, seed=2)
+    return tmp_path
+
+
+def problem_of(folder, given):
+    return prepare(read_input(write_input(folder, given)), None, skip_neighbor_stat=False, folder=folder)
+
+
+def test_the_network_learns_what_a_force_field_leaves(folder):
+    """Labels of the data less those that OpenMM computes for the force field."""
+    left = folder / "left"
+    write_data(left, 8, seed=2, xml=(folder / "mol.xml").read_text())
+    (system,) = problem_of(folder, sum_input()).train.systems
+    for name in ("energy", "force"):
+        ours, theirs = (np.load(place / f"set.000/{name}.npy") for place in (folder / "train", left))
+        wanted = (ours - theirs).reshape(8, -1)
+        found = system.labels[name] if name == "energy" else system.in_file_order(system.labels[name])
+        np.testing.assert_allclose(found.reshape(8, -1), wanted, rtol=0, atol=1e-9)
+
+
+def test_weights_count(folder):
+    given = sum_input()
+    given["model"]["weights"] = [0.5, 1.0]
+    (half,) = problem_of(folder, given).train.systems
+    (whole,) = problem_of(folder, sum_input()).train.systems
+    labels = half.in_file_order(half.labels["force"]).reshape(8, -1)
+    label = np.load("train/set.000/force.npy")
+    np.testing.assert_allclose(
+        2 * (label - labels), label - whole.in_file_order(whole.labels["force"]).reshape(8, -1), rtol=0, atol=1e-9
+    )
+
+
+def test_rows_and_weights_have_exact_derivatives(folder):
+    """Of the loss of a batch, against differences, in all free variables of the rows and in some weights."""
+    problem = problem_of(folder, sum_input(parameters=MOVING))
+    trained, frozen = partition(problem.params, _trained(problem))
+    frames, indices = problem.train.locate(0, np.arange(4))
+    batch = frames.take(jnp.asarray(indices))
+
+    def loss(leaves):
+        return batch_loss(problem.model, problem.given.loss, merge(leaves, frozen), batch, None, jnp.ones(()))[0]
+
+    slopes, random = jax.jit(jax.grad(loss))(trained), np.random.default_rng(0)
+    value, checked = jax.jit(loss), 0
+    for path in (FREE, "DeepPot/fitting/nets/O/0/w", "DeepPot/descriptor/embeddings/O-H/0/b"):
+        if path not in trained:
+            continue
+        for _ in range(3):
+            direction = jnp.asarray(random.normal(size=trained[path].shape))
+            step = 1e-4
+
+            def at(s, path=path, direction=direction):
+                return float(value({**trained, path: trained[path] + s * direction}))
+
+            difference = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+            np.testing.assert_allclose(jnp.vdot(slopes[path], direction), difference, rtol=1e-6)
+            checked += 1
+    assert checked >= 6
+
+
+def _trained(problem):
+    return [path for path in diffff.tree.flatten(problem.params) if "/d" not in path and "bias" not in path]
+
+
+@pytest.mark.slow
+def test_both_are_trained_and_the_run_goes_on_exactly(folder):
+    path = write_input(folder, sum_input(parameters=MOVING))
+    start(path, output=folder / "out.json")
+    whole, files = ckpt.read(folder / "model.ckpt-6.h5"), (folder / "fitted/mol.xml").read_bytes()
+    assert np.any(whole.parts["trained"][FREE] != 0.0)
+    start(path, restart=folder / "model.ckpt-3.h5", output=folder / "out.json")
+    again = ckpt.read(folder / "model.ckpt-6.h5")
+    for part in ("trained", "optimizer"):
+        for name, array in whole.parts[part].items():
+            np.testing.assert_array_equal(again.parts[part][name], array)
+    assert (folder / "fitted/mol.xml").read_bytes() == files
+    assert json.loads((folder / "out.json").read_text())["model"]["type"] == "sum"
+    _check_the_sum_in_use(folder, path)
+
+
+def _check_the_sum_in_use(folder, path):
+    """Model file and XML together give the energies and forces whose errors the training has printed."""
+    ckpt.freeze(folder / "model.ckpt-6.h5", folder / "model.dp")
+    model, field = diffff.load(folder / "model.dp"), ForceField(str(folder / "fitted/mol.xml"))
+    topology = app.PDBFile("mol.pdb").topology
+    potential = field.create_potential(topology) + model.potential(np.array([0, 2, 1, 1]))
+    calculator = Calculator(potential, {**field.params(), **model.params})
+    x = np.load("train/set.000/coord.npy").reshape(-1, 4, 3) / units.ANGSTROM_PER_NM
+    found = [calculator(one) for one in x]
+    energy = np.array([one.energy for one in found]) / units.KJ_PER_MOL_PER_EV
+    error = np.sqrt(np.mean((energy - np.load("train/set.000/energy.npy")) ** 2)) / 4
+    given = sum_input(parameters=MOVING, training={**sum_input()["training"], "numb_steps": 7, "disp_freq": 7})
+    given["training"]["training_data"]["batch_size"] = 8
+    start(write_input(folder, given), restart=folder / "model.ckpt-6.h5", output=folder / "out.json")
+    last = float((folder / "lcurve.out").read_text().splitlines()[-1].split()[2])
+    np.testing.assert_allclose(last, error, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"parameters": {"rules": [{"select": "Harmonx"}, *RULES]}}, 'parameters.rules[0]: "Harmonx" selects nothing'),
+        ({"parameters": {**MOVING, "prior_weight": None}}, "priors need prior_weight"),
+        ({"parameters": {"rules": RULES, "prior_weight": 1.0}}, "no rule has a prior; remove it"),
+        ({"model": {"weights": [1.0, 0.5]}}, "the network that is trained has the weight 1"),
+        ({"model": {"weights": [1.0]}}, "has 1 weights for 2 models"),
+        ({"model": {"type": "linear_ener"}}, "linear_ener without weights takes the mean"),
+        ({"model": {"models": [NETWORK, NETWORK]}}, 'needs one part of the type "standard", and at most one'),
+        ({"model": {"type_map": ["H", "C", "O"]}}, "type_map stands here and in a part, and they differ"),
+        ({"optimizer": {"type": "LeastSquares"}}, "LeastSquares"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(folder, change, sentence):
+    given = sum_input()
+    for section, keys in change.items():
+        given[section] = {**given.get(section, {}), **keys}
+    with pytest.raises(InputError) as error:
+        start(write_input(folder, given), output=folder / "out.json")
+    assert sentence in str(error.value)
+
+
+def test_parameters_without_a_force_field_are_refused(folder):
+    given = sum_input(parameters=MOVING)
+    given["model"] = NETWORK
+    with pytest.raises(InputError, match="they are of a force field, and the model has none"):
+        read_input(write_input(folder, given))
+
+
+def test_another_order_of_atoms_is_refused(folder):
+    (folder / "train/type.raw").write_text("2 0 1 1\n")
+    with pytest.raises(InputError, match=r"atom 0 \(from 0\) is O, but C in the topology"):
+        start(write_input(folder, sum_input()), output=folder / "out.json")
+    (folder / "mol.xml").write_text(XML)
