@@ -81,7 +81,7 @@ def subset(folder: Path, n_frames: int, seed: int) -> str:
 
 def fit_input(systems: str) -> dict:
     """The fit of the rows."""
-    given = json.loads((DATA / "fit.json").read_text())
+    given = json.loads((DATA / "gaff.json").read_text())
     given["model"] |= {"files": [str(DATA / "ethanol.xml")], "topology": str(DATA / "ethanol.pdb")}
     given["training"] |= {"training_data": {"systems": [systems]}}
     given["training"] |= {"validation_data": {"systems": [str(DATA / "valid" / "300K")]}}
@@ -100,7 +100,7 @@ def network_input(method: str, systems: str, steps: int, seed: int, n_frames: in
         xml = {"type": "xml", "files": files, "topology": str(DATA / "ethanol.pdb")}
         given["model"] = {"type": "sum", "models": [xml, deep]}
     if method == "joint":
-        given["parameters"] = {**json.loads((DATA / "fit.json").read_text())["parameters"], "prior_weight": 1e-3}
+        given["parameters"] = {**json.loads((DATA / "gaff.json").read_text())["parameters"], "prior_weight": 1e-3}
     given["learning_rate"] = {"type": "exp", "start_lr": 1e-3, "stop_lr": 1e-6, "decay_steps": max(1, steps // 200)}
     given["training"] |= {
         "training_data": {"systems": [systems], "batch_size": min(8, n_frames)},

@@ -48,7 +48,12 @@ def main() -> None:
     random = np.random.default_rng(1)
     x = rest + 0.005 * random.normal(size=(options.frames, *rest.shape))
     labels = np.zeros(options.frames), np.zeros_like(x)
-    system = FitSystem(potential, jnp.asarray(x), energy=jnp.asarray(labels[0]), forces=jnp.asarray(labels[1]))
+    system = FitSystem(
+        potential=potential,
+        positions=jnp.asarray(x),
+        energy=jnp.asarray(labels[0]),
+        forces=jnp.asarray(labels[1]),
+    )
     found = used_numbers(field, potential, params, rest, options.rows)
     free = free_of(params, found)
     objective = Objective(jax.tree_util.Partial(residuals, [system]), free)
@@ -108,7 +113,7 @@ def used_numbers(field: ForceField, potential: Any, params: Any, x: np.ndarray, 
     slopes = tree.flatten(jax.grad(forces)(params, jnp.asarray(x)))
     found, left = [], n_rows
     paths = [path for path in slopes if path.startswith(GROUPS)]
-    sizes = {path: np.flatnonzero(np.ravel(slopes[path])) for path in paths}
+    sizes = {path: np.flatnonzero(np.abs(np.ravel(slopes[path])) > 1e-6 * np.abs(slopes[path]).max()) for path in paths}
     for number, path in enumerate(sorted(paths, key=lambda path: len(sizes[path]))):
         index = sizes[path][: left // (len(paths) - number)]
         left -= len(index)

@@ -1,4 +1,4 @@
-"""Make data/dialanine: alanine dipeptide (ACE-ALA-NME) in vacuum with GFN2-xTB (about 5 minutes).
+"""Make data/dialanine: alanine dipeptide (ACE-ALA-NME) in vacuum with GFN2-xTB (about 5 minutes on two cores).
 
     pip install "diffff[data,ase]"
     python data/make_dialanine.py

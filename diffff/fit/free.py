@@ -29,7 +29,8 @@ class Free:
 
     Attributes:
         base: leaves of the tree by path, as the files or the initial network have them.
-        index: which elements of each leaf move, by path, in the flat array.
+        paths: of the leaves of which elements move, in the order of the numbers; a leaf may come more than once.
+        index: which elements these are, in the flat array of the leaf.
         starts: shape ``(n_numbers,)``, values at the start.
         scales: shape ``(n_numbers,)``.
         lower: shape ``(n_numbers,)``, -inf without bound.
@@ -41,7 +42,7 @@ class Free:
     """
 
     base: dict[str, jax.Array]
-    index: dict[str, jax.Array]
+    index: tuple[jax.Array, ...]
     starts: jax.Array
     scales: jax.Array
     lower: jax.Array
@@ -50,6 +51,7 @@ class Free:
     prior_means: jax.Array
     prior_weights: jax.Array
     n_free: int = static()
+    paths: tuple[str, ...] = static()
 
     def numbers(self, v: jax.Array) -> jax.Array:
         """The numbers that move ``(n_numbers,)`` for free variables ``(n_free,)``; zeros give the start."""
@@ -71,7 +73,7 @@ class Free:
     def placed(self, numbers: jax.Array) -> Any:
         """The parameter tree with other numbers ``(n_numbers,)`` where some move."""
         leaves, first = dict(self.base), 0
-        for path, index in self.index.items():
+        for path, index in zip(self.paths, self.index, strict=True):
             leaf, last = leaves[path], first + len(index)
             flat = jnp.ravel(leaf).at[index].set(numbers[first:last].astype(leaf.dtype))
             leaves[path], first = flat.reshape(leaf.shape), last
@@ -105,12 +107,9 @@ def free_of(
     lower, upper, scales, means, weights = (np.concatenate(parts) for parts in zip(*each, strict=True))
     starts, scales, matrix = tied(found, ties, residues, leaves, starts, scales, (lower, upper))
     _check_bounds(found, starts, lower, upper)
-    index: dict[str, Any] = {}
-    for some in found:
-        index[some.path] = np.concatenate([index[some.path], some.index]) if some.path in index else some.index
     return Free(
         base={path: jnp.asarray(leaf) for path, leaf in leaves.items()},
-        index={path: jnp.asarray(rows) for path, rows in index.items()},
+        index=tuple(jnp.asarray(some.index) for some in found),
         starts=jnp.asarray(starts),
         scales=jnp.asarray(scales),
         lower=jnp.asarray(lower),
@@ -119,6 +118,7 @@ def free_of(
         prior_means=jnp.asarray(np.where(np.isnan(means), starts, means)),
         prior_weights=jnp.asarray(weights),
         n_free=len(starts) if matrix is None else matrix.shape[1],
+        paths=tuple(some.path for some in found),
     )
 
 

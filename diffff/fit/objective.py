@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from diffff import tree
 from diffff.errors import InputError
 from diffff.fit.free import Free
 
@@ -76,7 +77,7 @@ class Objective:
                 f"the Jacobian of {self.n_data} residuals in {self.free.n_free} variables takes {size / 1e9:.0f} GB. "
                 "Let fewer numbers move, use fewer frames, or an optimizer that needs the gradient only (LBFGSB, Adam)."
             )
-        columns = max(1, min(self.free.n_free, int(_TANGENTS_AT_ONCE / self.n_data)))
+        columns = max(1, int(_TANGENTS_AT_ONCE / self.n_data))
         return Part(*(np.asarray(part).T for part in _columns(self._of, self.free, jnp.asarray(v), columns)))
 
     def value_and_gradient(self, v: np.ndarray) -> tuple[float, np.ndarray]:
@@ -110,12 +111,37 @@ def _half_square(v: jax.Array, of: Partial, free: Free) -> jax.Array:
 
 
 def _jacobian(of: Partial, free: Free, v: jax.Array, at_once: int) -> tuple[jax.Array, jax.Array]:
-    """The transposed Jacobian, some columns of the Jacobian at a time."""
+    """The transposed Jacobian, by way of that in the numbers, ``dr/dv = (dr/dx) (dx/dv)``.
 
-    def column(direction: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(lambda v: _residuals(of, free, v), (v,), (direction,))[1]
+    Array by array, for the numbers of one array change the terms that use it only, and nothing else is computed.
+    """
+    numbers, by_free = free.numbers(v), jax.jacfwd(free.numbers)(v)
+    leaves, first, parts = tree.flatten(free.placed(numbers)), 0, []
+    for path, index in zip(free.paths, free.index, strict=True):
 
-    return jax.lax.map(column, jnp.eye(free.n_free), batch_size=at_once)
+        def of_array(some: jax.Array, path: str = path, index: jax.Array = index) -> jax.Array:
+            leaf = leaves[path]
+            changed = jnp.ravel(leaf).at[index].set(some.astype(leaf.dtype)).reshape(leaf.shape)
+            return of(tree.unflatten({**leaves, path: changed}))
+
+        own = numbers[first : first + len(index)]
+        parts.append(_columns_of(of_array, own, at_once))
+        first += len(index)
+    prior = jax.jacfwd(free.prior_residuals)(v).T
+    by_number = jnp.concatenate(parts)
+    return (by_number * jnp.diagonal(by_free)[:, None] if free.ties is None else by_free.T @ by_number), prior
+
+
+def _columns_of(function: Callable[[jax.Array], jax.Array], x: jax.Array, at_once: int) -> jax.Array:
+    """The transposed Jacobian ``(n_x, n)`` of a function, some columns at a time."""
+
+    def column(direction: jax.Array) -> jax.Array:
+        return jax.jvp(function, (x,), (direction,))[1]
+
+    directions = jnp.eye(len(x), dtype=x.dtype)
+    if len(x) <= at_once:
+        return jax.vmap(column)(directions)
+    return jax.lax.map(column, directions, batch_size=at_once)
 
 
 _both = jax.jit(_residuals)

@@ -19,6 +19,7 @@ Columns = tuple[jax.Array, ...]
 PairEnergy = Callable[..., jax.Array]  # of r^2, columns of the first and of the second atom, what is shared
 
 _BLOCKS = 8  # in which the slopes of a list are computed
+_SMALL = 32  # half the atoms of a molecule all of whose pairs are one step
 _TILE = 8  # neighbours of every atom that one step of `sum_all` takes
 
 
@@ -183,7 +184,7 @@ def sum_all(pair: PairEnergy, positions: jax.Array, columns: Columns, excluded: 
     half = n // 2
     if half == 0:
         return jnp.zeros((), positions.dtype)
-    tile = min(_TILE, half)
+    tile = half if half <= _SMALL else _TILE
     n_steps = -(-half // tile)
     offsets = jnp.arange(1, n_steps * tile + 1)[:, None]
     used = (offsets < half) | ((offsets == half) & ((n % 2 == 1) | (jnp.arange(n) < half)))
@@ -192,19 +193,20 @@ def sum_all(pair: PairEnergy, positions: jax.Array, columns: Columns, excluded: 
     used = used.at[jnp.where(behind, n - apart, apart) - 1, jnp.where(behind, excluded[:, 1], excluded[:, 0])].set(
         False
     )
-    here = jnp.stack([*jnp.moveaxis(positions, -1, 0), *columns])
-    ring = jnp.concatenate([here, here, here[:, :tile]], axis=1) if n > tile else jnp.tile(here, (1, 3))
+    here = (*jnp.moveaxis(positions, -1, 0), *columns)  # apart, so that what does not vary has no derivative
+    ring = [jnp.concatenate([column, column, column[:tile]]) for column in here]
 
-    @jax.checkpoint
     def step(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         start, keep = block
-        there = jnp.stack([lax.dynamic_slice_in_dim(ring, start + t, n, axis=1) for t in range(tile)], axis=1)
+        there = [jnp.stack([lax.dynamic_slice_in_dim(one, start + t, n) for t in range(tile)]) for one in ring]
         squared = sum((there[c] - here[c]) ** 2 for c in range(3))
         energies = pair(jnp.where(keep, squared, 1.0), tuple(here[3:]), tuple(there[3:]))
         return total + jnp.sum(jnp.where(keep, energies, 0.0)), None
 
-    starts = jnp.arange(n_steps) * tile + 1
-    return lax.scan(step, jnp.zeros((), here.dtype), (starts, used.reshape(n_steps, tile, n)))[0]
+    starts, zero = jnp.arange(n_steps) * tile + 1, jnp.zeros((), positions.dtype)
+    if n_steps == 1:  # a small molecule, of which many frames are computed at once
+        return step(zero, (starts[0], used.reshape(tile, n)))[0]
+    return lax.scan(jax.checkpoint(step), zero, (starts, used.reshape(n_steps, tile, n)))[0]
 
 
 def squared_distances(positions: jax.Array, box: jax.Array | None, pairs: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from diffff.data.systems import System, read_systems
+from diffff.data.systems import System, Units, read_systems
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.train.checkpoint import load_model_of
@@ -206,7 +206,7 @@ def test(
         InputError: The model or the data cannot be read, or the detail files not be written.
     """
     tested = load_model_of(model, whole=True)
-    paths, patterns = _sources(system, datafile, train_data, valid_data)
+    paths, patterns, units = _sources(system, datafile, train_data, valid_data)
     fitting = tested.spec.fitting_net
     systems = read_systems(
         paths,
@@ -216,6 +216,7 @@ def test(
         numb_fparam=fitting.numb_fparam,
         default_fparam=fitting.default_fparam,
         numb_aparam=fitting.numb_aparam,
+        units=units,
     )
     random = np.random.default_rng(None if rand_seed is None else rand_seed % 2**32)
     total = Errors()
@@ -279,8 +280,8 @@ def _report(errors: Errors) -> None:
 
 def _sources(
     system: str | None, datafile: Path | None, train_data: Path | None, valid_data: Path | None
-) -> tuple[str | list[str], Sequence[str] | None]:
-    """Paths of the systems, and the patterns that choose among the directories below them."""
+) -> tuple[str | list[str], Sequence[str] | None, Units]:
+    """Paths of the systems, the patterns that choose among the directories below them, and the units of the files."""
     if datafile is not None:
         try:
             lines = datafile.read_text(encoding="utf-8").splitlines()
@@ -289,9 +290,9 @@ def _sources(
         paths = [line.strip() for line in lines if line.strip()]
         if not paths:
             raise InputError(f"{datafile}: names no system. Write the path of one on each line.")
-        return paths, None
+        return paths, None, "eV/Angstrom"
     if system is not None:
-        return system, None
+        return system, None, "eV/Angstrom"
     path = train_data or valid_data
     if path is None:
         raise InputError("no data to test on: give a system, a datafile, train_data or valid_data.")
@@ -299,4 +300,4 @@ def _sources(
     data = training.training_data if train_data is not None else training.validation_data
     if data is None:
         raise InputError(f"{path}: has no training.validation_data. Add it, or name the systems with --system.")
-    return (data.systems if isinstance(data.systems, str) else list(data.systems)), data.rglob_patterns
+    return (data.systems if isinstance(data.systems, str) else list(data.systems)), data.rglob_patterns, data.units
