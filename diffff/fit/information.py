@@ -20,7 +20,7 @@ import numpy as np
 RANK_TOLERANCE = 1e-10
 _TOGETHER = 0.3  # share of a direction above which a number is named in it
 _EXACT = 1e-6  # residuals in units of their sigmas, below which rounding is all that they show
-_MOVES = 1e-3  # share of a number's moves in unknown directions above which it is unknown
+_MOVES = 0.05  # share of what a number moves that lies in unknown directions, above which it is unknown
 
 
 class Combination(NamedTuple):

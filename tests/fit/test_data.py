@@ -33,6 +33,7 @@ def topology_of(symbols: str) -> app.Topology:
     return topology
 
 
+@pytest.mark.slow
 def test_predictions_of_a_deep_potential_are_those_of_its_model():
     model, symbols = load(MODEL), 32 * "O" + 64 * "H"
     direct = model.spec.descriptor.model_copy(update={"evaluation": "direct"})

@@ -87,6 +87,7 @@ EVERYTHING = [
 ]
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_objective_are_differences(tmp_path):
     """That of each kind of target and of the priors, with bounds and ties; forward and backward, to 1e-6."""
     (tmp_path / "water.xml").write_text(XML.replace('epsilon="0"', 'epsilon="0.05"'))  # whose root has a slope

@@ -75,6 +75,7 @@ def sampled(potential, params, some, integrator, barostat, side):
     return np.concatenate(boxes)
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False], ids=["molecules", "atoms"])
 @pytest.mark.parametrize("kind", BAROSTATS)
@@ -93,6 +94,7 @@ def test_the_volume_of_an_ideal_gas_has_its_law(kind, whole):
     assert stats.kstest(np.linalg.det(boxes), law.cdf).pvalue > 1e-3
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 @pytest.mark.parametrize("coupling", ["semi-isotropic", "anisotropic", "full"])
 @pytest.mark.parametrize("kind", BAROSTATS)

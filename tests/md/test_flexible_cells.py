@@ -93,6 +93,7 @@ def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return means.mean(axis=0), means.std(axis=0, ddof=1) / np.sqrt(len(means))
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_a_strained_crystal_relaxes_as_in_openmm():
     """Volume, edges and tilts have OpenMM's means, the same spread, and the pressure is that of the surroundings.

@@ -64,6 +64,7 @@ def _energy(file):
     return context.getState(getEnergy=True).getPotentialEnergy()._value
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_error_bars_are_those_of_repeated_noise(folder):
     """Deviations over reported errors of repeated data have the variance 1, and none is beyond four."""
@@ -104,6 +105,7 @@ def test_numbers_that_only_their_sum_is_known_of_are_named(folder):
     assert record["combinations"]["sloppy"][0]["words"] in ("k(c-o) against k2(c-o)", "k2(c-o) against k(c-o)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["LBFGSB", "Adam", "LeastSquares"])
 def test_every_optimizer_goes_down_and_goes_on(folder, optimizer):
     """A run in two parts; that of Adam ends at the bits of the whole."""
@@ -238,6 +240,7 @@ def test_what_makes_no_sense_is_refused(folder, name, sentence):
     assert not (folder / "fitted").exists()
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_fits_are_refused(folder):
     write_data(folder / "train", 6, seed=1)
     path = write_input(folder, fit_input(training={"numb_steps": 2}))

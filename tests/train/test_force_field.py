@@ -95,6 +95,7 @@ def test_weights_count(folder):
     )
 
 
+@pytest.mark.slow
 def test_rows_and_weights_have_exact_derivatives(folder):
     """Of the loss of a batch, against differences, in all free variables of the rows and in some weights."""
     problem = problem_of(folder, sum_input(parameters=MOVING))

@@ -72,6 +72,7 @@ def test_the_gradient_is_that_of_finite_differences(problem, loss_and_gradient):
         np.testing.assert_allclose(jnp.vdot(gradient[name], direction), numeric, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", [0, 1])
 def test_empty_slots_change_neither_the_loss_nor_its_gradient(problem, loss_and_gradient, frame):
     mixed, mixed_gradient = loss_and_gradient(problem.params, 0, [frame])
