@@ -300,15 +300,19 @@ class ForceField:
             InputError: a file cannot be written, a number is not finite, no place in the folder would be right, or
                 notes are for numbers that the files do not have.
         """
-        changed, target = self._changes(params, self._groups), check_target(folder)
+        changed, written = self._changes(params, self._groups), self.places_in(folder)
+        check_target(folder)
         groups = {group.name for group in self._groups}
         ours = {path: texts for path, texts in (notes or {}).items() if path.rpartition("/")[0] in groups}
         noted = comments(self.rows, ours)
-        places = written_as(self.documents, self._inclusions)
-        written = [target / places[document] for document in self.documents]
         for document, path in zip(self.documents, written, strict=True):
             document.write(path, changed.get(document, {}), noted.get(document))
         return written
+
+    def places_in(self, folder: str | PathLike[str]) -> list[Path]:
+        """Where `write` puts the files."""
+        places = written_as(self.documents, self._inclusions)
+        return [Path(folder) / places[document] for document in self.documents]
 
     def create_system(self, topology: Any, params: Mapping[str, Mapping[str, Any]], **options: Any) -> Any:
         """An ``openmm.System`` with these numbers.

@@ -15,8 +15,10 @@ from diffff import spec
 from diffff.errors import InputError
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
 from diffff.fit.parameters import rates
+from diffff.fit.parity import FILE as PARITY
 from diffff.fit.problem import FitSystem, Sigmas, all_residuals, merged, predicted, residuals_of
 from diffff.fit.provenance import provenance
+from diffff.fit.record import FILE as RECORD
 from diffff.fit.record import notes_of, write_record
 from diffff.fit.solve import Fit, solve
 from diffff.input_file import write_completed
@@ -51,6 +53,7 @@ def fit(
     given = read_fit_input(input)
     problem = prepare_fit(given, input)
     start = _start(problem, init_model, restart)
+    _check_outputs(problem, input, output)
     write_completed(given, output)
     began = time.monotonic()
     with Interruption() as interruption:
@@ -75,6 +78,20 @@ def fit(
     )
     logger.info("%.1f s; the force field is in %s", time.monotonic() - began, ", ".join(map(str, files)))
     return files
+
+
+def _check_outputs(problem: FitProblem, input: Path, output: Path) -> None:
+    """Refuse outputs in the place of what the fit reads."""
+    training = problem.given.training
+    outputs = [output, Path(training.disp_file), Path(training.save_ckpt)]
+    outputs += [Path(training.record_dir) / name for name in (RECORD, PARITY)]
+    outputs += problem.field.places_in(training.xml_dir)
+    inputs = {file.resolve() for file in problem.files(input)}
+    if taken := [file for file in outputs if file.resolve() in inputs]:
+        raise InputError(
+            f"{taken[0]}: is read by the fit, and would be overwritten by its outputs. Run it in another directory, or "
+            "choose others by training.xml_dir and training.record_dir."
+        )
 
 
 def _start(problem: FitProblem, init_model: Path | None, restart: Path | None) -> Start:

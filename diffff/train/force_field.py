@@ -148,6 +148,15 @@ class ForceFieldPart:
         ]
         return found, free_of(params, found, parameters.ties, residues)
 
+    def require_apart(self, folder: Path) -> None:
+        """Refuse a directory for trained files in which those are that were read."""
+        read = {Path(document.path).resolve() for document in self.field.documents}
+        if taken := [file for file in self.field.places_in(folder) if file.resolve() in read]:
+            raise InputError(
+                f"training.xml_dir: {taken[0]} is read, and would be overwritten by the trained file. Choose another "
+                "directory."
+            )
+
     def frames(self, systems: Sequence[System], free: Free | None = None) -> ForceFieldFrames:
         """What the force field needs of all frames of systems with one `key`, one after the other.
 

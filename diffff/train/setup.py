@@ -211,6 +211,7 @@ def _on_force_field(
     learned = [part.without(system) for system in train]
     if given.parameters is not None:
         found, free = part.moves(given.parameters, [*train, *valid])
+        part.require_apart(Path(given.training.xml_dir))
         logger.info("%s", table_of(found, free, part.field.units))
         return MovedRows(part, found, free), learned, train, valid
     logger.info("the network learns what the force field, which stays as it is, leaves of the labels")

@@ -196,6 +196,7 @@ def broken(folder, name):
         "fraction": {"training": {"validation_fraction": 0.01}},
         "cutoff": {"model": {"nonbonded_method": "PME"}},
         "unknown key": {"model": {"topologie": "mol.pdb"}},
+        "in place": {"training": {"xml_dir": "."}},
         "two models": {"model": {"type": "sum", "files": None, "topology": None, "models": []}},
     }
     return fit_input(**changes[name])
@@ -227,6 +228,7 @@ def broken(folder, name):
         ("fraction", "leaves nothing to fit to or nothing to compare with"),
         ("cutoff", "nonbonded_method PME needs a periodic box"),
         ("unknown key", 'unknown key; did you mean "topology"?'),
+        ("in place", "mol.xml: is read by the fit, and would be overwritten by its outputs"),
         ("two models", "$.model.models"),
     ],
 )
