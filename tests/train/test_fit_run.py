@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import openmm as mm
@@ -11,6 +12,7 @@ import pytest
 from diffff.errors import InputError
 from diffff.fit.record import read_record
 from diffff.frontend.forcefield import ForceField
+from diffff.train.fit_config import json_schema
 from diffff.train.fit_run import fit
 from diffff.train.lcurve import read_lcurve
 from diffff.train.start import start
@@ -261,3 +263,16 @@ def test_checkpoints_of_other_fits_are_refused(folder):
     for options in ({"finetune": folder / "x"}, {"skip_neighbor_stat": True}):
         with pytest.raises(InputError, match="is for networks, but the model"):
             start(path, **options)
+
+
+def test_every_key_is_on_its_page():
+    page = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
+    page += (Path(__file__).parents[2] / "docs/md.md").read_text(encoding="utf-8")  # options of force fields
+    optimizers = {"Adam", "AdamW", "SGD", "Adagrad", "RMSprop", "Adamax", "Muon", "LBFGS"}  # on docs/input.md
+    for name, section in json_schema()["$defs"].items():
+        properties = section.get("properties", {})
+        if name in optimizers or {"start_lr", "lr_scale"} & properties.keys():
+            continue
+        for key, what in properties.items():
+            shown = any(form in page for form in (f"`{key}`", f".{key}`", f"`{key}."))
+            assert shown or key == "type" or what.get("deprecated"), f"{name}.{key}"
