@@ -14,7 +14,7 @@ from diffff.potentials.deep import DeepModel
 from diffff.spec import validate
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = ("fit.md", "fit-examples.md", "forcefield.md", "simulate.md", "openmm.md", "engines.md")
+SLOW = ("README.md", "fit.md", "fit-examples.md", "forcefield.md", "simulate.md", "openmm.md", "engines.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 WATER = {

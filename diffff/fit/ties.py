@@ -138,7 +138,7 @@ def tied(
     equations = _equal(found, ties, starts, scales, bounds)
     sums: list[_Equation] = []
     for number, tie in enumerate(ties):
-        where = f'ties[{number}]: "{tie.select}"'
+        where = f'parameters.ties[{number}]: "{tie.select}"'
         if isinstance(tie, FixedSum):
             sums.append(_Equation(_held(found, tie, where).astype(float), 0.0, where))
         elif isinstance(tie, ResidueCharge):
@@ -184,7 +184,7 @@ def _equal(
     for number, tie in enumerate(ties):
         if not isinstance(tie, Equal):
             continue
-        where = f'ties[{number}]: "{tie.select}"'
+        where = f'parameters.ties[{number}]: "{tie.select}"'
         some = _held(found, tie, where)
         if any(len(np.unique(bound[some])) > 1 for bound in bounds):
             raise InputError(f"{where} keeps numbers equal that have different bounds. Give them the same.")
@@ -285,7 +285,7 @@ def _kernel(matrix: np.ndarray) -> np.ndarray:
         columns[-1][members] = directions
     free = np.concatenate(columns, axis=1)
     if not free.shape[1]:
-        raise InputError("ties: they leave no number free to move. Remove some.")
+        raise InputError("parameters.ties: they leave no number free to move. Remove some.")
     return free
 
 

@@ -300,8 +300,7 @@ class ForceField:
             InputError: a file cannot be written, a number is not finite, no place in the folder would be right, or
                 notes are for numbers that the files do not have.
         """
-        changed, written = self._changes(params, self._groups), self.places_in(folder)
-        check_target(folder)
+        changed, written = self._changes(params, self._groups), self.places_in(check_target(folder))
         groups = {group.name for group in self._groups}
         ours = {path: texts for path, texts in (notes or {}).items() if path.rpartition("/")[0] in groups}
         noted = comments(self.rows, ours)

@@ -63,6 +63,12 @@ def train(
     old = None if restart is None else ckpt.read(restart)
     weights = init_model or finetune
     source = None if weights is None else ckpt.load_model_of(weights)
+    if source is not None and FREE.split("/")[0] in source.params:
+        logger.warning(
+            "%s: its network was trained together with a force field; here the numbers of that begin as the files have "
+            "them. Name the trained files in the model.",
+            weights,
+        )
     if old is not None:
         source = Model(spec=old.model, params=old.params())
     problem = prepare(

@@ -55,6 +55,7 @@ def system_of(field: ForceField, noise=0.0, seed=1, n_frames=60) -> FitSystem:
     return FitSystem(potential=potential, positions=x, **labels)
 
 
+@pytest.mark.slow
 def test_the_right_force_field_leaves_nothing_even_up_to_a_constant(field):
     system = system_of(field)
     found = left(system, field.params(), SIGMAS)

@@ -136,7 +136,10 @@ def ours(ff: ForceField, topology: app.Topology, x: np.ndarray, params=None, **o
             {"nonbondedMethod": app.PME, "nonbondedCutoff": 9 * unit.angstrom, "constraints": app.HBonds},
             marks=pytest.mark.slow,
         ),
-        {"nonbondedMethod": app.PME, "nonbondedCutoff": 0.8, "switchDistance": 0.7, "rigidWater": False},
+        pytest.param(
+            {"nonbondedMethod": app.PME, "nonbondedCutoff": 0.8, "switchDistance": 0.7, "rigidWater": False},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no cutoff", "reaction field", "PME", "PME, flexible, switched"],
 )

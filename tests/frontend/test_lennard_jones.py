@@ -86,6 +86,7 @@ def of_force(parts: dict[str, float]) -> float:
     return parts["LennardJones"] + parts["LennardJones14"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", METHODS, ids=["no cutoff", "cutoff", "PME, switched", "periodic"])
 def test_energy_and_forces_of_openmm(files, molecules, options):
     topology, x = molecules

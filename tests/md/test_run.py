@@ -86,6 +86,7 @@ def test_a_sum_has_the_energy_of_its_parts(here):
     np.testing.assert_allclose(log[1, 4], log[0, 4], atol=0.2)  # constant energy
 
 
+@pytest.mark.slow
 def test_a_committee_of_deep_potentials_is_as_far_apart_as_model_devi_says(here):
     run = {"n_steps": 0}
     integrator = {"type": "csvr", "time_step": 0.0005, "temperature": 300}

@@ -63,7 +63,7 @@ def frames_of(case: str) -> tuple[str, ...]:
 
 def together() -> list[Any]:
     """Cases with rare shapes in one slow test each: there they share what is compiled, whichever process runs them."""
-    rare = {"three": [], "float32": [], "neuron": []}
+    rare = {"three": [], "float32": [], "neuron": [], "custom": []}
     plain = []
     for case in CASES:
         kind = next((word for word in rare if word in case), "three" if frames_of(case) == ("three",) else None)

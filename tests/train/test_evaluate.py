@@ -40,7 +40,7 @@ def model():
 @pytest.fixture
 def run(model, monkeypatch, caplog):
     """Test the model; gives the errors, and what was printed in `run.text()`."""
-    monkeypatch.setattr(evaluate, "load_model_of", lambda path: model)
+    monkeypatch.setattr(evaluate, "load_model_of", lambda path, whole: model)
     caplog.set_level(logging.INFO, logger="diffff")
 
     def run(**options) -> Errors:
@@ -218,7 +218,7 @@ def test_virtual_atoms_of_a_mixed_system(tmp_path, model, run):
 
 def test_frame_and_atomic_parameters(tmp_path, monkeypatch):
     model = make_model(numb_fparam=1, numb_aparam=1)
-    monkeypatch.setattr(evaluate, "load_model_of", lambda path: model)
+    monkeypatch.setattr(evaluate, "load_model_of", lambda path, whole: model)
     system = write_system(tmp_path / "a", (2,))
     with pytest.raises(InputError, match=r"fparam\.npy"):
         evaluate.test(Path("model.dp"), system=str(system))
