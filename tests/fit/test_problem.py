@@ -131,6 +131,7 @@ def fitted(field, system, rules, seed=3):
 BONDS = [{"select": f"{group}/*"} for group in BONDED] + [{"select": "*", "treatment": {"train": False}}]
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_rows_come_back_within_three_of_their_error_bars(field):
     for seed in range(3):

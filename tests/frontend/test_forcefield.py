@@ -170,6 +170,7 @@ def test_the_charge_beside_the_atoms_of_water_finds_its_place(solvated):
     np.testing.assert_allclose(found_forces[atoms], forces[atoms], rtol=0, atol=1e-10 * np.abs(forces).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordering", ["default", "charmm", "amber", "smirnoff"])
 def test_all_bonded_tags_have_the_energy_of_openmm(tmp_path, ordering):
     path, topology, x = write_toy(tmp_path, ordering)

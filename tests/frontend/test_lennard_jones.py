@@ -99,6 +99,7 @@ def test_energy_and_forces_of_openmm(files, molecules, options):
     np.testing.assert_allclose(found_forces, forces, rtol=0, atol=1e-12 * np.abs(forces).max())
 
 
+@pytest.mark.slow
 def test_each_row_has_the_derivative_of_the_edited_file(files, molecules):
     topology, x = molecules
     ff, name = ForceField(*files), "LennardJonesForce"

@@ -132,6 +132,7 @@ def test_the_shape_of_a_tethered_box_has_its_law(kind, coupling):
         assert all(np.all(part == 0.0) for part in tilt.values())
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_water_in_a_box_that_moves_has_the_energy_of_that_box():
     system = deep_water()

@@ -85,6 +85,8 @@ def test_the_conserved_quantity_is_conserved_to_second_order(integrator):
         np.testing.assert_allclose(errors[0] / errors[1], 4.0, rtol=0.1)
 
 
+@pytest.mark.sampling
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "integrator",
     [

@@ -84,6 +84,7 @@ def test_error_bars_are_those_of_repeated_noise(folder):
     assert np.max(np.abs(deviations)) < 4.0
 
 
+@pytest.mark.slow
 def test_numbers_that_only_their_sum_is_known_of_are_named(folder):
     """Two terms of one bond: the data know what they make together, not each."""
     twice = XML.replace(
