@@ -1,7 +1,7 @@
 """Files that are never half there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,3 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def in_place_of(outputs: Iterable[Path], inputs: Iterable[Path]) -> Path | None:
+    """The first output that would take the place of an input; None if there is none."""
+    read = {Path(file).resolve() for file in inputs}
+    return next((file for file in outputs if file.resolve() in read), None)

@@ -35,6 +35,11 @@ class Part(NamedTuple):
         """Both, one after the other."""
         return np.concatenate([self.data, self.prior])
 
+    @property
+    def half_square(self) -> float:
+        """Of residuals, the objective."""
+        return 0.5 * float(self.all @ self.all)
+
 
 class Objective:
     """Residuals, their Jacobian, and the gradient of half their squares.
@@ -84,11 +89,6 @@ class Objective:
         """The objective and its gradient ``(n_free,)``."""
         value, gradient = _value_and_gradient(self._of, self.free, jnp.asarray(v))
         return float(value), np.asarray(gradient)
-
-    def value(self, v: np.ndarray) -> float:
-        """The objective."""
-        found = self.residuals(v).all
-        return 0.5 * float(found @ found)
 
     @staticmethod
     def _check(first: np.ndarray) -> None:

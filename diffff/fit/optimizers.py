@@ -40,13 +40,11 @@ class Outcome(NamedTuple):
         free: free variables ``(n_free,)``.
         n_steps: steps made.
         converged: whether it is a minimum by the tolerances.
-        reason: why it ended.
     """
 
     free: np.ndarray
     n_steps: int
     converged: bool
-    reason: str
 
 
 class Minimizer(Protocol):
@@ -55,6 +53,17 @@ class Minimizer(Protocol):
     def minimize(self, objective: Objective, start: Start, max_steps: int, callback: Callback) -> Outcome:
         """Go to a minimum, in ``max_steps`` steps at most, those before the start included."""
         ...
+
+
+class _Steps:
+    """Counts the steps of an optimiser of SciPy, and tells of them."""
+
+    def __init__(self, n: int, callback: Callback) -> None:
+        self.n, self._callback = n, callback
+
+    def __call__(self, intermediate_result: OptimizeResult) -> None:
+        self.n += 1
+        self._callback(self.n, np.asarray(intermediate_result.x), {})
 
 
 class LeastSquares(Spec):
@@ -68,13 +77,7 @@ class LeastSquares(Spec):
 
     def minimize(self, objective: Objective, start: Start, max_steps: int, callback: Callback) -> Outcome:
         """See `Minimizer`; a step is a Jacobian."""
-        step = start.n_steps
-
-        def note(intermediate_result: OptimizeResult) -> None:
-            nonlocal step
-            step += 1
-            callback(step, np.asarray(intermediate_result.x), {})
-
+        steps = _Steps(start.n_steps, callback)
         end = least_squares(
             lambda v: objective.residuals(v).all,
             start.free,
@@ -84,9 +87,9 @@ class LeastSquares(Spec):
             ftol=self.tolerance,
             gtol=self.tolerance,
             max_nfev=max(1, max_steps - start.n_steps),
-            callback=note,
+            callback=steps,
         )
-        return Outcome(end.x, step, bool(end.success), str(end.message))
+        return Outcome(end.x, steps.n, bool(end.success))
 
 
 class LBFGSB(Spec):
@@ -100,19 +103,13 @@ class LBFGSB(Spec):
 
     def minimize(self, objective: Objective, start: Start, max_steps: int, callback: Callback) -> Outcome:
         """See `Minimizer`."""
-        step = start.n_steps
-
-        def note(intermediate_result: OptimizeResult) -> None:
-            nonlocal step
-            step += 1
-            callback(step, np.asarray(intermediate_result.x), {})
-
+        steps = _Steps(start.n_steps, callback)
         end = minimize(
             objective.value_and_gradient,
             start.free,
             jac=True,
             method="L-BFGS-B",
-            callback=note,
+            callback=steps,
             options={
                 "maxiter": max(1, max_steps - start.n_steps),
                 "maxfun": 20 * max_steps,
@@ -121,4 +118,4 @@ class LBFGSB(Spec):
                 "maxcor": self.history_size,
             },
         )
-        return Outcome(end.x, step, bool(end.success), str(end.message))
+        return Outcome(end.x, steps.n, bool(end.success))

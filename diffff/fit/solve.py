@@ -79,16 +79,16 @@ def solve(
         InputError: the residuals are not finite at the start, or there are none, or too many for their Jacobian.
     """
     objective = Objective(residuals, free)
-    zeros = np.zeros(free.n_free)
-    end = (optimizer or LeastSquares()).minimize(objective, start or Start(zeros), max_steps, callback)
+    begin = Start(np.zeros(free.n_free)) if start is None else start
+    end = (optimizer or LeastSquares()).minimize(objective, begin, max_steps, callback)
     values = np.asarray(free.numbers(jnp.asarray(end.free)))
     by_number = np.asarray(jax.jacfwd(free.numbers)(jnp.asarray(end.free)))
     last, slopes = objective.residuals(end.free), objective.jacobian(end.free)
     return Fit(
         params=free.params(jnp.asarray(end.free)),
         free=end.free,
-        start=objective.value(zeros),
-        end=0.5 * float(last.all @ last.all),
+        start=objective.start.half_square,
+        end=last.half_square,
         n_steps=end.n_steps,
         converged=end.converged,
         known=known(last.data, slopes.data, slopes.prior, by_number, values, np.asarray(free.scales)),

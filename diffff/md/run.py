@@ -9,6 +9,7 @@ import numpy as np
 from openmm import app
 
 from diffff.errors import InputError
+from diffff.files import in_place_of
 from diffff.input_file import resolve, write_completed
 from diffff.md.calculator import Calculator
 from diffff.md.constraints import Constraints, constraints_of
@@ -80,9 +81,8 @@ def _check_files(given: Input, path: Path, restart: bool, overwrite: bool) -> No
     """Neither an earlier run nor an input is lost by a slip, and outputs can be written."""
     checkpoint, outputs = Path(given.output.checkpoint), given.output.made(deviates=bool(given.committee))
     outputs.check(len(given.committee))
-    for file in outputs.schedule:
-        if file.absolute() in (path.absolute(), Path(_found(given.system.structure, path)).absolute()):
-            raise InputError(f"{file}: is read as an input, and would be overwritten as an output. Name another file.")
+    if taken := in_place_of(outputs.schedule, [path, Path(_found(given.system.structure, path))]):
+        raise InputError(f"{taken}: is read as an input, and would be overwritten as an output. Name another file.")
     if restart and not checkpoint.exists():
         raise InputError(f"{checkpoint}: there is no such checkpoint to go on from. Begin the run without --restart.")
     if checkpoint.exists() and not (restart or overwrite):

@@ -13,18 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from diffff import spec
-from diffff.errors import InputError, InputErrors
 from diffff.fit.parameters import Parameters
-from diffff.input_file import load, resolve
+from diffff.input_file import load
 from diffff.model_input import Weights, with_weights
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
-from diffff.train.config_data import TrainingData, ValidationData
-from diffff.train.fit_config import FittedXml
+from diffff.train.config_data import TrainingData, ValidationData, with_found_systems
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
 from diffff.train.schedule import LearningRate
+from diffff.train.topologies import FittedXml
 
 logger = logging.getLogger(__name__)
 
@@ -327,34 +326,8 @@ def read_input(path: str | Path) -> Input:
         data, changes = upgrade(data)
         for change in changes:
             logger.info("%s: old input: %s", path, change)
-    return _with_found_systems(spec.validate(Input, data, where=str(path)), path)
-
-
-def _with_found_systems(given: Input, path: Path) -> Input:
-    """The input with every system named as it is found from the current directory."""
-    problems: list[InputError] = []
-
-    def found(name: str, where: str) -> str:
-        place = resolve(name, path.parent)
-        if place is None:
-            looked = " and ".join(dict.fromkeys(str(folder.absolute()) for folder in (Path(), path.parent)))
-            problems.append(InputError(f'{path}: {where}: no file or directory "{name}"; looked in {looked}'))
-        return place or name
-
-    sections: dict[str, Any] = {}
-    for key in ("training_data", "validation_data"):
-        data = getattr(given.training, key)
-        if data is None:
-            continue
-        where = f"$.training.{key}.systems"
-        if isinstance(data.systems, str):
-            systems: Any = found(data.systems, where)
-        else:
-            systems = tuple(found(name, f"{where}[{i}]") for i, name in enumerate(data.systems))
-        sections[key] = data.model_copy(update={"systems": systems})
-    if problems:
-        raise InputErrors(problems)
-    return given.model_copy(update={"training": given.training.model_copy(update=sections)})
+    given = spec.validate(Input, data, where=str(path))
+    return given.model_copy(update={"training": with_found_systems(given.training, path)})
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from diffff.spec import Spec
+from diffff.errors import InputError, InputErrors
+from diffff.input_file import resolve
+from diffff.spec import Spec, SpecT
 
 _BATCH_FORMS = 'give a number of frames, a list with one number per system, "auto", "auto:N", "max:N" or "filter:N"'
 _PROB_FORMS = (
@@ -140,3 +143,34 @@ class ValidationData(Data):
 
     numb_btch: PositiveInt = 1
     "Batches for the validation column of the learning curve."
+
+
+def with_found_systems(training: SpecT, path: Path) -> SpecT:
+    """The section `training` of an input file with every system named as it is found from the current directory.
+
+    Raises:
+        InputErrors: Some are not there, neither in the current directory nor beside the file.
+    """
+    problems: list[InputError] = []
+
+    def found(name: str, where: str) -> str:
+        place = resolve(name, path.parent)
+        if place is None:
+            looked = " and ".join(dict.fromkeys(str(folder.absolute()) for folder in (Path(), path.parent)))
+            problems.append(InputError(f'{path}: {where}: no file or directory "{name}"; looked in {looked}'))
+        return place or name
+
+    sections: dict[str, Any] = {}
+    for key in ("training_data", "validation_data"):
+        data = getattr(training, key)
+        if data is None:
+            continue
+        where = f"$.training.{key}.systems"
+        if isinstance(data.systems, str):
+            systems: Any = found(data.systems, where)
+        else:
+            systems = tuple(found(name, f"{where}[{i}]") for i, name in enumerate(data.systems))
+        sections[key] = data.model_copy(update={"systems": systems})
+    if problems:
+        raise InputErrors(problems)
+    return training.model_copy(update=sections)

@@ -10,26 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from diffff import spec
-from diffff.errors import InputErrors
 from diffff.fit.optimizers import LBFGSB, LeastSquares
 from diffff.fit.parameters import Parameters
 from diffff.fit.problem import Sigmas
-from diffff.input_file import load, resolve
-from diffff.model_input import Deep, Weights, Xml, require_one_of_each, with_weights
+from diffff.input_file import load
+from diffff.model_input import Deep, Weights, require_one_of_each, with_weights
 from diffff.spec import Spec, Variants
+from diffff.train.config_data import with_found_systems
 from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
 from diffff.train.schedule import LearningRate
+from diffff.train.topologies import FittedXml
 
 FileName = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class FittedXml(Xml):
-    """A force field whose numbers may move."""
-
-    topology: FileName | Mapping[str, FileName] = "topology.pdb"
-    """Residues and bonds of the systems, PDB or mmCIF: a file for all of them, a file by pattern of the name of the
-    system, such as {"*/water*": "water.pdb"}, or the name of a file in the directory of each system."""
 
 
 class FittedSum(Weights):
@@ -166,28 +159,7 @@ def read_fit_input(path: str | Path) -> FitInput:
     """
     path = Path(path)
     given = spec.validate(FitInput, with_weights(load(path)), where=str(path))
-    return given.model_copy(update={"training": _found(given.training, path)})
-
-
-def _found(training: FitTraining, path: Path) -> FitTraining:
-    """The section with every system named as it is found from the current directory."""
-    problems: list[str] = []
-    sections: dict[str, Any] = {}
-    for key in ("training_data", "validation_data"):
-        if (data := getattr(training, key)) is None:
-            continue
-        names = (data.systems,) if isinstance(data.systems, str) else data.systems
-        places = [resolve(name, path.parent) for name in names]
-        problems += [
-            f'{path}: $.training.{key}.systems: no file or directory "{name}"; looked in the current directory and in '
-            f"{path.absolute().parent}"
-            for name, place in zip(names, places, strict=True)
-            if place is None
-        ]
-        sections[key] = data.model_copy(update={"systems": tuple(place or "" for place in places)})
-    if problems:
-        raise InputErrors(problems)
-    return training.model_copy(update=sections)
+    return given.model_copy(update={"training": with_found_systems(given.training, path)})
 
 
 def json_schema() -> dict[str, Any]:

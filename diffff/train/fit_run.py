@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 
 from diffff import spec
 from diffff.errors import InputError
+from diffff.files import in_place_of
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
 from diffff.fit.parameters import rates
 from diffff.fit.parity import FILE as PARITY
@@ -86,10 +87,9 @@ def _check_outputs(problem: FitProblem, input: Path, output: Path) -> None:
     outputs = [output, Path(training.disp_file), Path(training.save_ckpt)]
     outputs += [Path(training.record_dir) / name for name in (RECORD, PARITY)]
     outputs += problem.field.places_in(training.xml_dir)
-    inputs = {file.resolve() for file in problem.files(input)}
-    if taken := [file for file in outputs if file.resolve() in inputs]:
+    if taken := in_place_of(outputs, problem.files(input)):
         raise InputError(
-            f"{taken[0]}: is read by the fit, and would be overwritten by its outputs. Run it in another directory, or "
+            f"{taken}: is read by the fit, and would be overwritten by its outputs. Run it in another directory, or "
             "choose others by training.xml_dir and training.record_dir."
         )
 
@@ -159,7 +159,7 @@ class _Steps:
         with self._curve, self._progress:
             if not start.n_steps:
                 self._show(0, start.free)
-            done = _minimized(self._problem, self._problem.train, start, self._note)
+            done = _minimized(self._problem, self._train, start, self._note)
             if done.n_steps % self._training.disp_freq:
                 self._show(done.n_steps, done.free)
         self._save(done.n_steps, done.free, {})

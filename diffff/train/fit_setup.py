@@ -19,8 +19,8 @@ from diffff.frontend.forcefield import ForceField
 from diffff.frontend.reference import periodic_box, symbols_of
 from diffff.model_input import Bound, Deep, total_of
 from diffff.structure import Structure
-from diffff.train.fit_config import FitData, FitInput, FittedSum, FittedXml
-from diffff.train.topologies import Topologies
+from diffff.train.fit_config import FitData, FitInput, FittedSum
+from diffff.train.topologies import FittedXml, Topologies
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import numpy as np
 from diffff import units
 from diffff.data.systems import System
 from diffff.errors import InputError
+from diffff.files import in_place_of
 from diffff.fit.data import atoms_in_files, frame_lists, require_whole_frames
 from diffff.fit.free import Free, free_of, residues_of
 from diffff.fit.parameters import Parameters
@@ -24,10 +25,10 @@ from diffff.neighbors import Neighbors
 from diffff.potentials.base import Params, Potential, energy_forces_virial
 from diffff.pytree import pytree, static
 from diffff.structure import Structure
-from diffff.train.fit_config import FittedXml
-from diffff.train.topologies import Topologies
+from diffff.train.topologies import FittedXml, Topologies
 
-FREE = "ForceField/free"
+GROUP, LEAF = "ForceField", "free"
+FREE = f"{GROUP}/{LEAF}"
 """Path of the free variables among the leaves that are trained."""
 _AT_ONCE = 256  # frames
 
@@ -150,10 +151,9 @@ class ForceFieldPart:
 
     def require_apart(self, folder: Path) -> None:
         """Refuse a directory for trained files in which those are that were read."""
-        read = {Path(document.path).resolve() for document in self.field.documents}
-        if taken := [file for file in self.field.places_in(folder) if file.resolve() in read]:
+        if taken := in_place_of(self.field.places_in(folder), [document.path for document in self.field.documents]):
             raise InputError(
-                f"training.xml_dir: {taken[0]} is read, and would be overwritten by the trained file. Choose another "
+                f"training.xml_dir: {taken} is read, and would be overwritten by the trained file. Choose another "
                 "directory."
             )
 

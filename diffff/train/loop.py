@@ -20,7 +20,7 @@ from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
-from diffff.train.force_field import FREE
+from diffff.train.force_field import FREE, GROUP
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve
@@ -63,7 +63,7 @@ def train(
     old = None if restart is None else ckpt.read(restart)
     weights = init_model or finetune
     source = None if weights is None else ckpt.load_model_of(weights)
-    if source is not None and FREE.split("/")[0] in source.params:
+    if source is not None and GROUP in source.params:
         logger.warning(
             "%s: its network was trained together with a force field; here the numbers of that begin as the files have "
             "them. Name the trained files in the model.",

@@ -23,7 +23,7 @@ from diffff.train.config import Input
 from diffff.train.config_data import Data
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
-from diffff.train.force_field import FREE, ForceFieldPart
+from diffff.train.force_field import GROUP, LEAF, ForceFieldPart
 from diffff.train.frames import Frames, Place, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
@@ -112,8 +112,7 @@ class Problem:
         """The training data as the network sees them: without what the force field says with these parameters."""
         if self.moved is None:
             return self.train
-        group, leaf = FREE.split("/")
-        rows = self.moved.free.params(params[group][leaf])
+        rows = self.moved.free.params(params[GROUP][LEAF])
         return replace(self.train, systems=[self.moved.part.without(system, rows) for system in self.train.systems])
 
     def rules(self) -> tuple[Rule, ...]:
@@ -183,8 +182,7 @@ def prepare(
             params = shifted_bias(model, {"DeepPot": params}, replace(train, systems=learned))["DeepPot"]
     tree: Params = {"DeepPot": params}
     if moved is not None:
-        group, leaf = FREE.split("/")
-        tree[group] = {leaf: jnp.zeros(moved.free.n_free)}
+        tree[GROUP] = {LEAF: jnp.zeros(moved.free.n_free)}
     return Problem(
         given=given,
         model=model,

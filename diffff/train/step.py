@@ -11,7 +11,7 @@ from diffff.descriptors.radial import SplineBasis
 from diffff.potentials.deep import DeepModel
 from diffff.pytree import pytree
 from diffff.train.averaging import ema_update, swa_update
-from diffff.train.force_field import FREE
+from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.frames import Frames
 from diffff.train.groups import Leaves, merge
 from diffff.train.loss import EnergyLoss
@@ -58,8 +58,7 @@ def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBas
     )
     if batch.force_field is None or batch.force_field.free is None:
         return found
-    group, leaf = FREE.split("/")
-    of_force_field = batch.force_field.free.params(params[group][leaf])
+    of_force_field = batch.force_field.free.params(params[GROUP][LEAF])
     more = batch.force_field.predict(of_force_field, batch.positions, batch.boxes)
     return {name: values + more[name] if name in more else values for name, values in found.items()}
 

@@ -4,11 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from diffff.errors import InputError
 from diffff.frontend.reference import periodic_box, read_structure, symbols_of
 from diffff.input_file import resolve
+from diffff.model_input import Xml
 from diffff.structure import Structure
+
+FileName = Annotated[str, Field(min_length=1)]
+
+
+class FittedXml(Xml):
+    """A force field whose numbers may move."""
+
+    topology: FileName | Mapping[str, FileName] = "topology.pdb"
+    """Residues and bonds of the systems, PDB or mmCIF: a file for all of them, a file by pattern of the name of the
+    system, such as {"*/water*": "water.pdb"}, or the name of a file in the directory of each system."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,7 @@ import openmm.app as app
 from diffff import ForceField
 from diffff.fit.free import Free, free_of
 from diffff.fit.problem import FitSystem, Sigmas, all_residuals, predictions
+from diffff.fit.record import write_record
 from diffff.fit.rules import Numbers, Prior, Rule, Treatment, moving
 from diffff.fit.solve import Fit, solve
 from tests.md.systems import SPRING
@@ -34,6 +35,21 @@ class Small(NamedTuple):
     train: list[FitSystem]
     valid: list[FitSystem]
     sigmas: Sigmas
+
+    def written(self, folder: Path, origin: dict[str, Any], left_out: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write the record of the fit; what is in it."""
+        return write_record(
+            folder,
+            self.fit,
+            self.found,
+            self.free,
+            train=self.train,
+            valid=self.valid,
+            sigmas=self.sigmas,
+            provenance=origin,
+            left_out=left_out,
+            units=self.field.units,
+        )
 
 
 def small_fit(folder: Path, names=("cold", "warm"), n_frames=20) -> Small:

@@ -23,18 +23,7 @@ def small(tmp_path_factory):
     done = small_fit(folder)
     file = folder / "water.xml"
     origin = provenance({"training": {"training_data": {"systems": [str(file)]}}}, [file])
-    content = write_record(
-        folder,
-        done.fit,
-        done.found,
-        done.free,
-        train=done.train,
-        valid=done.valid,
-        sigmas=done.sigmas,
-        provenance=origin,
-        left_out=[{"system": "cold", "errors": {"rmse_force": 21.0}}],
-        units=done.field.units,
-    )
+    content = done.written(folder, origin, [{"system": "cold", "errors": {"rmse_force": 21.0}}])
     return folder, done, content
 
 

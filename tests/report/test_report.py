@@ -16,7 +16,6 @@ from diffff import cli
 from diffff.errors import InputError
 from diffff.fit.parity import Parity, read_parity, write_parity
 from diffff.fit.provenance import provenance
-from diffff.fit.record import write_record
 from diffff.report import figures
 from diffff.report.page import number
 from diffff.report.run import report
@@ -72,18 +71,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     done = small_fit(folder, names=("cold", AWKWARD))
     completed = {"training": {"numb_steps": 5}, "_note": "</pre><script>alert(1)</script>"}
-    content = write_record(
-        folder,
-        done.fit,
-        done.found,
-        done.free,
-        train=done.train,
-        valid=done.valid,
-        sigmas=done.sigmas,
-        provenance=provenance(completed, [folder / "water.xml"]),
-        left_out=[{"system": name, "errors": {"rmse": 1.5, "rmse_force": 31.25}} for name in ("cold", AWKWARD)],
-        units=done.field.units,
-    )
+    left_out = [{"system": name, "errors": {"rmse": 1.5, "rmse_force": 31.25}} for name in ("cold", AWKWARD)]
+    content = done.written(folder, provenance(completed, [folder / "water.xml"]), left_out)
     with LearningCurve(folder / "lcurve.out", ["rmse", "rmse_energy", "rmse_force"], validation=True) as curve:
         for step in range(4):
             errors = {"rmse": 9.0 / (1 + step), "rmse_energy": 4.0 / (1 + step), "rmse_force": 90.0 / (1 + step)}

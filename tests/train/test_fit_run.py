@@ -221,7 +221,7 @@ def broken(folder, name):
         ("no label", "dipole: it has a sigma, but no system has dipole.npy"),
         ("no rate", "the optimizer Adam needs the section learning_rate"),
         ("rate", "the optimizer LeastSquares has no learning rate"),
-        ("no data", '$.training.training_data.systems: no file or directory "trian"'),
+        ("no data", '$.training.training_data.systems[0]: no file or directory "trian"'),
         ("no topology", 'topology: there is no file "mol.cif" for the system train'),
         ("topology pattern", "topology: no pattern fits the system train; there are water*"),
         ("no file", "moll.xml"),
