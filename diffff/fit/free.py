@@ -9,6 +9,7 @@ An optimiser sees a vector v of free variables that starts at zero. The numbers 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -53,6 +54,7 @@ class Free:
     n_free: int = static()
     paths: tuple[str, ...] = static()
 
+    @jax.jit
     def numbers(self, v: jax.Array) -> jax.Array:
         """The numbers that move ``(n_numbers,)`` for free variables ``(n_free,)``; zeros give the start."""
         u = self.scales * (v if self.ties is None else self.ties @ v)
@@ -66,6 +68,7 @@ class Free:
         half = one + away * jnp.exp(jnp.where(below ^ above, u / away, 0.0))
         return jnp.where(below & above, bounded, jnp.where(below ^ above, half, self.starts + u))
 
+    @jax.jit
     def params(self, v: jax.Array) -> Any:
         """The parameter tree."""
         return self.placed(self.numbers(v))
@@ -78,6 +81,22 @@ class Free:
             flat = jnp.ravel(leaf).at[index].set(numbers[first:last].astype(leaf.dtype))
             leaves[path], first = flat.reshape(leaf.shape), last
         return tree.unflatten(leaves)
+
+    def take(self, kept: np.ndarray) -> "Free":
+        """Some of the numbers, bool ``(n_numbers,)``, and the variables that move them; the others stay as they are."""
+        cuts = np.cumsum([len(index) for index in self.index])[:-1]
+        index = [np.asarray(i)[k] for i, k in zip(self.index, np.split(kept, cuts), strict=True)]
+        ties = None if self.ties is None else np.asarray(self.ties)[kept]
+        ties = None if ties is None else ties[:, (ties != 0.0).any(axis=0)]
+        columns = ("starts", "scales", "lower", "upper", "prior_means", "prior_weights")
+        return replace(
+            self,
+            **{name: jnp.asarray(np.asarray(getattr(self, name))[kept]) for name in columns},
+            index=tuple(jnp.asarray(i) for i in index if len(i)),
+            ties=None if ties is None else jnp.asarray(ties),
+            n_free=int(kept.sum()) if ties is None else ties.shape[1],
+            paths=tuple(path for path, i in zip(self.paths, index, strict=True) if len(i)),
+        )
 
     def prior_residuals(self, v: jax.Array) -> jax.Array:
         """``(x - mean) / sigma`` of each number, 0 without prior."""

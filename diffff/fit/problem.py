@@ -15,7 +15,7 @@ For relative energies the constant is the weighted mean of the differences, whic
 no variable is needed for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, Self
 
@@ -166,7 +166,7 @@ def _joined(systems: Sequence[FitSystem]) -> FitSystem:
     each = [{name: getattr(one, name) for name in by_frame} for one in systems]
     return replace(
         first,
-        **jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each),
+        **jax.tree.map(_end_to_end, *each),
         neighbors=_joined_lists([one.neighbors for one in systems], n_atoms),
         fragments=fragments,
         group=jnp.asarray(groups),
@@ -181,11 +181,15 @@ def _joined_lists(lists: Sequence[Neighbors | None], n_atoms: int) -> Neighbors 
         return None
     capacity = max(one.i.shape[1] for one in some)
     padded = [jax.vmap(lambda listed: listed.padded(capacity, n_atoms))(one) for one in some]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *padded)
+    return jax.tree.map(_end_to_end, *padded)
+
+
+def _end_to_end(*leaves: jax.Array) -> jax.Array:
+    return jnp.asarray(np.concatenate([np.asarray(leaf) for leaf in leaves]))
 
 
 def _taken(values: Any, frames: np.ndarray) -> Any:
-    return jax.tree.map(lambda leaf: leaf[frames], values)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[frames]), values)
 
 
 def predictions(system: FitSystem, params: Params, sigmas: Sigmas) -> dict[str, jax.Array]:
@@ -250,6 +254,16 @@ def _mechanics(
     return {name: values for name, values in found.items() if values is not None}
 
 
+def frames_at_once(system: FitSystem) -> Iterator[tuple[FitSystem, int]]:
+    """The frames without labels, some at a time, the last ones filled up; and how many are not filled in."""
+    bare = replace(system, **{"forces" if name == "force" else name: None for name in UNITS}, energy_weights=None)
+    bare = replace(bare, group=None, n_groups=1, name="")
+    n_frames = len(system.positions)
+    for first in range(0, n_frames, _AT_ONCE):
+        frames = np.minimum(np.arange(first, first + _AT_ONCE), n_frames - 1)
+        yield bare.take(frames), min(_AT_ONCE, n_frames - first)
+
+
 def predicted(system: FitSystem, params: Params, sigmas: Sigmas) -> dict[str, np.ndarray]:
     """`predictions`, some frames at a time by a program that all systems of one potential share."""
     wanted = tuple(name for name in sigmas.targets if name in system.labels)
@@ -257,13 +271,10 @@ def predicted(system: FitSystem, params: Params, sigmas: Sigmas) -> dict[str, np
         return {}
     mechanics = ("energy",) if {"force", "virial"} & set(wanted) else ()
     asked = tuple(dict.fromkeys((*mechanics, *wanted)))
-    bare = replace(system, **{"forces" if name == "force" else name: None for name in UNITS}, energy_weights=None)
-    bare = replace(bare, group=None, n_groups=1, name="")
-    n_frames, parts = len(system.positions), []
-    for first in range(0, n_frames, _AT_ONCE):
-        frames = np.minimum(np.arange(first, first + _AT_ONCE), n_frames - 1)
-        found = _predicted(bare.take(frames), params, asked)
-        parts.append({name: np.asarray(found[name])[: n_frames - first] for name in wanted})
+    parts = []
+    for frames, n_own in frames_at_once(system):
+        found = _predicted(frames, params, asked)
+        parts.append({name: np.asarray(found[name])[:n_own] for name in wanted})
     return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
 

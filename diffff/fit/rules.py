@@ -1,8 +1,9 @@
 """Which numbers of a model move in a fit, and how: ordered rules over the names of arrays and the rows of files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import compress
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -128,6 +129,11 @@ class Numbers:
     treatment: Treatment
     places: tuple[Place, ...] | None
     shape: tuple[int, ...]
+
+    def take(self, kept: np.ndarray) -> "Numbers":
+        """Some of them, bool ``(n,)``."""
+        places = None if self.places is None else tuple(compress(self.places, kept))
+        return replace(self, index=self.index[kept], places=places)
 
     def label(self, k: int) -> str:
         """The k-th number in words: ``epsilon(OW)``, or its place in a network."""

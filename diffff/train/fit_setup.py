@@ -13,8 +13,9 @@ from diffff.errors import InputError
 from diffff.fit.data import read_frames
 from diffff.fit.free import Free, free_of, residues_of
 from diffff.fit.parameters import table_of
-from diffff.fit.problem import FitSystem, check_targets
+from diffff.fit.problem import FitSystem, check_targets, merged
 from diffff.fit.rules import Numbers
+from diffff.fit.used import without_unused
 from diffff.frontend.forcefield import ForceField
 from diffff.frontend.reference import periodic_box, symbols_of
 from diffff.model_input import Bound, Deep, total_of
@@ -80,7 +81,14 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
     found = given.parameters.moving(params, models.field.rows)
     free = free_of(params, found, given.parameters.ties, models.residues())
     check_targets(train, free.params(jnp.zeros(free.n_free)), given.loss)
+    found, free, unused = without_unused(found, free, merged([*train, *valid]))
     logger.info("%s", table_of(found, free, models.field.units))
+    if unused:
+        logger.info(
+            "%d more numbers stay as they are, for no frame of the data depends on them: %s",
+            sum(unused.values()),
+            ", ".join(f"{n} of {path}" for path, n in unused.items()),
+        )
     for title, systems in (("training", train), ("validation", valid)):
         lines = [f"  {one.name}: {len(one.positions)} frames, {', '.join(one.labels)}" for one in systems]
         logger.info("%s", "\n".join([f"{title} data", *lines]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -174,7 +175,8 @@ def prepare(
     if source is None:
         seed = 0 if training.seed is None else training.seed
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
-        params = fill(model, model.init(seed), learned, train.sizes, pairs=pairs[: len(train_systems)], **stat)
+        begin = model.init(seed) if given.force_field is None else _silent(model.init(seed))
+        params = fill(model, begin, learned, train.sizes, pairs=pairs[: len(train_systems)], **stat)
     else:
         _same_model(model, source.spec)
         params = source.params["DeepPot"]
@@ -193,6 +195,12 @@ def prepare(
         numb_steps=_numb_steps(given, train),
         moved=moved,
     )
+
+
+def _silent(params: Params) -> Params:
+    """The network with zeros in its last layer, so that a sum begins as its force field and not with random forces."""
+    nets = {name: [*net[:-1], jax.tree.map(jnp.zeros_like, net[-1])] for name, net in params["fitting"]["nets"].items()}
+    return {**params, "fitting": {**params["fitting"], "nets": nets}}
 
 
 def _on_force_field(

@@ -13,8 +13,10 @@ from diffff import units
 from diffff.errors import InputError
 from diffff.frontend.forcefield import ForceField
 from diffff.md.calculator import Calculator
+from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.config import read_input
+from diffff.train.evaluate import evaluate
 from diffff.train.force_field import FREE
 from diffff.train.groups import merge, partition
 from diffff.train.setup import prepare
@@ -81,6 +83,13 @@ def test_the_network_learns_what_a_force_field_leaves(folder):
         wanted = (ours - theirs).reshape(8, -1)
         found = system.labels[name] if name == "energy" else system.in_file_order(system.labels[name])
         np.testing.assert_allclose(found.reshape(8, -1), wanted, rtol=0, atol=1e-9)
+
+
+def test_a_sum_begins_as_its_force_field(folder):
+    problem = problem_of(folder, sum_input())
+    network = Model(spec=problem.model, params=problem.params)
+    (system,) = problem.train.systems
+    assert np.abs(evaluate(network, system, np.arange(8))["force"]).max() == 0.0
 
 
 def test_weights_count(folder):
