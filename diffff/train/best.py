@@ -1,7 +1,6 @@
 """The best models of a run: which steps they are from, and their checkpoints `best.ckpt-STEP.t-RANK.h5`."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +46,10 @@ class BestModels:
         rank = 1 + [entry[1] for entry in self.record].index(step)
         return Path(f"{self.prefix}-{step}.t-{rank}{SUFFIX}")
 
-    def save(self, step: int, checkpoint: Callable[[], Checkpoint]) -> Path:
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write the checkpoint of a step in the record; rename the others by rank, remove those no longer in it."""
         path = self.path(step)
-        save(path, checkpoint())
+        save(path, checkpoint)
         steps = {entry[1] for entry in self.record}
         pattern = re.compile(rf"{re.escape(self.prefix.name)}-(\d+)\.t-\d+{re.escape(SUFFIX)}")
         for old in sorted(path.parent.iterdir()):

@@ -51,7 +51,6 @@ class Training(Spec):
         "profiling": (False, f"profiling {_PROFILE}"),
         "enable_profiler": (False, f"the profiler {_PROFILE}"),
         "tensorboard": (False, _TENSORBOARD),
-        "zero_stage": (0, "the state of the optimiser is not split over devices; remove the key"),
         "neighbor_graph_method": ("auto", "there is one neighbour list, exact on every device; remove the key"),
     }
     moot: ClassVar[frozenset[str]] = frozenset(
@@ -95,6 +94,11 @@ class Training(Spec):
     ckpt_keep_ratio: Fraction | None = None
     "The part of all checkpoints of the run that stays, instead of max_ckpt_keep."
 
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    "What each of several devices keeps a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too."
+    deterministic: bool = False
+    """The same bits for any number of devices among which the same batches are dealt, and for repeated runs on a GPU:
+    the gradients of frames are computed one by one and added in a fixed order, which takes longer."""
     gradient_max_norm: NonNegativeFloat | None = None
     "Largest length of the gradient; a longer one is shortened to it. 0: no limit."
     acc_freq: PositiveInt = 1
@@ -120,6 +124,8 @@ class Training(Spec):
             raise ValueError("say how long to train: give numb_steps (or numb_epoch)")
         if self.numb_steps is not None and self.numb_epoch is not None:
             raise ValueError("numb_steps and numb_epoch both say how long to train; keep one of them")
+        if self.deterministic and self.zero_stage:
+            raise ValueError("deterministic keeps all of the run on each device; set zero_stage to 0, or leave it out")
         if self.stat_file_mode == "read" and self.stat_file is None:
             raise ValueError('stat_file_mode "read" needs stat_file, the file to read')
         return self

@@ -1,6 +1,7 @@
 """`dff train`: the loop over the steps, from top to bottom."""
 
 import logging
+import os
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
+from diffff.train.devices import Devices
 from diffff.train.force_field import FREE, GROUP
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.interruption import Interruption
@@ -28,7 +30,7 @@ from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
-from diffff.train.step import Metrics, TrainState, batch_loss, make_step, mean_power
+from diffff.train.step import Metrics, TrainState, batch_errors, make_step, mean_power, spread
 from diffff.train.validation import FullValidation, full_validations, summary
 
 logger = logging.getLogger(__name__)
@@ -72,10 +74,23 @@ def train(
     if old is not None:
         source = Model(spec=old.model, params=old.params())
     problem = prepare(
-        given, source, skip_neighbor_stat=skip_neighbor_stat, finetune=finetune is not None, folder=input.parent
+        given,
+        source,
+        skip_neighbor_stat=skip_neighbor_stat,
+        finetune=finetune is not None,
+        folder=input.parent,
+        devices=Devices.all(),
     )
     completed = given.with_network(problem.model)
-    write_completed(completed, output)
+    if (n := problem.devices.n) > 1:
+        rate = given.learning_rate
+        logger.info(
+            "%d devices of %d ranks: batches are %d times those above, the learning rate is multiplied by %g "
+            "(scale_by_worker %s)",
+            n, problem.devices.n_ranks, n, rate.worker_factor(n), rate.scale_by_worker,
+        )  # fmt: skip
+    if problem.devices.writes:
+        write_completed(completed, output)
     run = Run.begin(problem) if old is None else Run.resume(problem, old)
     if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
@@ -106,6 +121,7 @@ class Run:
             moved, start_lr = problem.moved, problem.given.learning_rate.start_lr
             scales[FREE] = rates(moved.free, moved.found, start_lr)
         trained, frozen = partition(problem.params, scales)
+        devices = problem.devices
         averages = training.enable_ema, training.enable_swa
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -118,8 +134,8 @@ class Run:
         )
         return cls(
             problem=problem,
-            state=state,
-            frozen=frozen,
+            state=spread(state, training.zero_stage, devices.everywhere, devices.split),
+            frozen=devices.everywhere(frozen),
             scales=scales,
             basis=Model(spec=problem.model, params=problem.params).basis(problem.shortest),
             sampler=problem.train.sampler(training.seed, shuffle=True),
@@ -150,7 +166,7 @@ class Run:
                 f"the loss of the checkpoint has the errors {', '.join(sorted(parts['sums']))}, that of the input "
                 f"{', '.join(sorted(template.sums))}. Change the loss back, or begin a new run with --init-model."
             )
-        run.state = TrainState(
+        state = TrainState(
             step=jnp.asarray(old.step, jnp.int32),
             trained={path: jnp.asarray(parts["trained"][path]) for path in template.trained},
             optimizer=state_from_arrays(template.optimizer, parts["optimizer"]),
@@ -159,6 +175,8 @@ class Run:
             swa=None if template.swa is None else state_from_arrays(template.swa, parts["swa"]),
             sums=None if template.sums is None else {k: jnp.asarray(parts["sums"][k]) for k in template.sums},
         )
+        devices = problem.devices
+        run.state = spread(state, problem.given.training.zero_stage, devices.everywhere, devices.split)
         run.basis = old.basis
         run.sampler.restore(parts["sampler"])
         if run.valid_sampler is not None and "valid_sampler" in parts:
@@ -177,26 +195,28 @@ class Run:
         given, problem = self.problem.given, self.problem
         training, first, last = given.training, int(self.state.step), problem.numb_steps
         keeper = ckpt.Keeper(Path(training.save_dir or ".") / training.save_ckpt, training.checkpoints_kept(last))
-        keeper.check_directory()
+        devices = problem.devices
+        if devices.writes:
+            keeper.check_directory()
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)
         began, path = time.monotonic(), keeper.path(first)
         frames_per_step = float(np.dot(problem.train.probabilities, problem.train.sizes))
         curve = LearningCurve(
-            training.disp_file, given.loss.metrics, validation=problem.valid is not None,
-            continue_from=first if resumed else None,
+            training.disp_file if devices.writes else os.devnull, given.loss.metrics,
+            validation=problem.valid is not None, continue_from=first if resumed and devices.writes else None,
         )  # fmt: skip
-        for validation in self.validations:
+        for validation in self.validations if devices.writes else ():
             validation.open(first if resumed else None)
-        with curve, Progress(last, start=first, frames_per_step=frames_per_step) as progress:
+        with curve, Progress(last, start=first, frames_per_step=frames_per_step, shown=devices.writes) as progress:
             for done in range(first + 1, last + 1):
                 system, chosen = self.sampler.next()
                 recent.append((done, system, chosen))
                 frames, indices = problem.train.locate(system, chosen)
                 self.state, metrics = step(self.state, self.frozen, frames, indices)
                 progress.update(done)
-                stop = interruption.signal is not None
+                stop = interruption.is_due(devices)
                 show = done == 1 or done % training.disp_freq == 0
                 save = done % training.save_freq == 0 or done == last or stop
                 due = [validation for validation in self.validations if validation.is_due(done)]
@@ -215,20 +235,17 @@ class Run:
                     # not where the run was interrupted: it has to go on as if it had not been
                     if done % training.save_freq == 0 and self._refined():
                         step = self._compiled_step()
-                    path = keeper.save(self._checkpoint(completed, done))
+                    path = self._saved(keeper, completed, done)
                 if stop:
-                    assert interruption.signal is not None
-                    logger.warning(
-                        "%s: stopped at step %d; continue with --restart %s", interruption.signal.name, done, path
-                    )
-                    raise SystemExit(128 + interruption.signal)
+                    raise interruption.end(done, path)
         if training.change_bias_after_training:
-            weights = merge(self.state.trained, self.frozen)
+            weights = self._weights()["last"]
             changed = shifted_bias(problem.model, weights, problem.learned(weights))
-            self.frozen = {**self.frozen, "DeepPot/bias": changed["DeepPot"]["bias"]}
-            path = keeper.save(self._checkpoint(completed, last))
+            self.frozen = {**self.frozen, "DeepPot/bias": devices.everywhere(changed["DeepPot"]["bias"])}
+            path = self._saved(keeper, completed, last)
         if problem.moved is not None:
-            files = problem.moved.write(training.xml_dir, self.state.trained[FREE])
+            v = devices.whole(self.state.trained)[FREE]
+            files = problem.moved.write(training.xml_dir, v) if devices.writes else []
             logger.info("the force field is in %s", ", ".join(map(str, files)))
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
@@ -248,6 +265,10 @@ class Run:
             ema_decay=training.ema_decay if training.enable_ema else None,
             swa=(training.first_swa_step(self.problem.numb_steps), training.swa_freq) if training.enable_swa else None,
             prior_weight=0.0 if given.parameters is None else given.parameters.prior_weight or 0.0,
+            devices=self.problem.devices,
+            lr_factor=given.learning_rate.worker_factor(self.problem.devices.n),
+            one_by_one=training.deterministic,
+            zero_stage=training.zero_stage,
         )
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
@@ -292,6 +313,7 @@ class Run:
                 indices,
                 self.basis,
                 lr_ratio,
+                self.problem.devices,
             )
             weight += len(chosen)
             for name, value in errors.items():
@@ -300,17 +322,18 @@ class Run:
 
     def _weights(self) -> dict[str, Params]:
         """The parameter trees with the last weights and with those of their averages that are kept."""
-        state = self.state
+        state, devices = self.state, self.problem.devices
         swa = state.swa["mean"] if state.swa is not None and int(state.swa["count"]) else None
         leaves = {"last": state.trained, "ema": state.ema, "swa": swa}
-        return {name: merge(some, self.frozen) for name, some in leaves.items() if some is not None}
+        whole = {name: devices.whole(some) for name, some in leaves.items() if some is not None}
+        return {name: merge(some, self.frozen) for name, some in whole.items()}
 
     def _refined(self) -> bool:
         """Measure the error of the splines again; take a better basis where the weights have outgrown it."""
         descriptor, type_map = self.problem.model.descriptor, self.problem.model.type_map
         if self.basis is None:
             return False
-        inner = merge(self.state.trained, self.frozen)["DeepPot"]["descriptor"]
+        inner = self._weights()["last"]["DeepPot"]["descriptor"]
         error = descriptor.spline_error(inner, type_map, self.basis)
         logger.debug("error of the splines: %.1e with %d functions", error, self.basis.n)
         if error <= descriptor.tolerance():
@@ -323,8 +346,13 @@ class Run:
         )  # fmt: skip
         return True
 
+    def _saved(self, keeper: ckpt.Keeper, completed: dict[str, Any], step: int) -> Path:
+        """Write a checkpoint; where it is."""
+        checkpoint = self._checkpoint(completed, step)  # of which all ranks hold parts
+        return keeper.save(checkpoint) if self.problem.devices.writes else keeper.path(step)
+
     def _checkpoint(self, completed: dict[str, Any], step: int) -> ckpt.Checkpoint:
-        state = self.state
+        state = self.problem.devices.whole(self.state)
         parts: dict[str, Any] = {
             "trained": state.trained,
             "frozen": self.frozen,
@@ -349,10 +377,4 @@ def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:
     )
 
 
-def _merged_errors(
-    model: Any, loss: Any, trained: Leaves, frozen: Leaves, frames: Any, indices: jax.Array, basis: Any, lr_ratio: Any
-) -> Metrics:
-    return batch_loss(model, loss, merge(trained, frozen), frames.take(indices), basis, lr_ratio)[1]
-
-
-_errors = jax.jit(_merged_errors, static_argnames=("model", "loss", "basis"))
+_errors = jax.jit(batch_errors, static_argnames=("model", "loss", "basis", "devices"))

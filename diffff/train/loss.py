@@ -130,6 +130,7 @@ class EnergyLoss(Spec):
         real: jax.Array | None,
         n_real: jax.Array,
         lr_ratio: jax.typing.ArrayLike,
+        n_atoms: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of a batch and its displayed errors.
 
@@ -142,11 +143,13 @@ class EnergyLoss(Spec):
             real: (n_frames, n_atoms) False for the empty slots of mixed systems; None: all atoms are real.
             n_real: (n_frames,) number of real atoms N.
             lr_ratio: lr(t) / start_lr.
+            n_atoms: what sums over real atoms are divided by, where the batch is one of several of as many frames whose
+                mean is wanted: the mean number of real atoms of these; None: those of the batch itself.
 
         Returns:
             The loss, and an error for each name in `metrics`.
         """
-        errors = _Errors(prediction=prediction, labels=labels, real=real, n_real=n_real)
+        errors = _Errors(prediction=prediction, labels=labels, real=real, n_real=n_real, n_atoms=n_atoms)
         loss, metrics = jnp.zeros(()), {}
         for term in self.terms:
             if set(self.labels(term)) <= set(labels):
@@ -215,6 +218,7 @@ class _Errors:
     labels: Arrays
     real: jax.Array | None
     n_real: jax.Array
+    n_atoms: jax.Array | None
 
     def energy(self, with_coefficients: bool) -> jax.Array:
         """(n_frames, 1) eV per atom."""
@@ -250,7 +254,10 @@ class _Errors:
 
     def atom_mean(self, values: jax.Array) -> jax.Array:
         """Mean of (n_frames, n_atoms, n_components) over the real atoms and the components."""
-        return jnp.mean(values) if self.real is None else jnp.sum(values) / (jnp.sum(self.real) * values.shape[-1])
+        if self.real is None:
+            return jnp.mean(values)
+        n_atoms = jnp.sum(self.real) if self.n_atoms is None else self.n_atoms
+        return jnp.sum(values) / (n_atoms * values.shape[-1])
 
     def _real(self, values: jax.Array) -> jax.Array:
         if self.real is None:

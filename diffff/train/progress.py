@@ -27,7 +27,13 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, *, start: int = 0, frames_per_step: float = 1.0, console: Console | None = None
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        frames_per_step: float = 1.0,
+        shown: bool = True,
+        console: Console | None = None,
     ) -> None:
         """Prepare the bar; entering the context shows it.
 
@@ -35,6 +41,7 @@ class Progress:
             total: The step the run ends at.
             start: The step the run begins (or continues) at.
             frames_per_step: The mean batch size, for the frames per second.
+            shown: Whether there is a bar.
             console: Where the bar is drawn; standard error by default. No bar unless it is a terminal.
         """
         self._total = total
@@ -48,7 +55,7 @@ class Progress:
             TextColumn("{task.fields[speed]}"),
             TextColumn("[cyan]{task.fields[errors]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (shown and console.is_terminal),
             expand=True,
         )
         self._task = self._bar.add_task("training", total=total, completed=start, speed="compiling", errors="")

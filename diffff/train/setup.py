@@ -22,6 +22,7 @@ from diffff.potentials.pairs import FramePairs, truncate
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
+from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
 from diffff.train.force_field import GROUP, LEAF, ForceFieldPart
@@ -46,6 +47,7 @@ class DataSet:
         probabilities: of each system.
         groups: frames on the device.
         places: of each system in the groups.
+        n_shares: number of devices to which a batch of so many times ``sizes`` frames is dealt.
     """
 
     systems: Sequence[System]
@@ -53,6 +55,12 @@ class DataSet:
     probabilities: np.ndarray
     groups: Sequence[Frames]
     places: Sequence[Place]
+    n_shares: int = 1
+
+    @property
+    def whole_sizes(self) -> tuple[int, ...]:
+        """Frames of a batch over all devices, of each system."""
+        return tuple(self.n_shares * size for size in self.sizes)
 
     def locate(self, system: int, frames: np.ndarray) -> tuple[Frames, np.ndarray]:
         """The group of a system, and the indices there of some of its frames."""
@@ -63,7 +71,7 @@ class DataSet:
         """Draws batches; see `Sampler`."""
         copies = [system.labels.get("numb_copy") for system in self.systems]
         frames = [system.n_frames for system in self.systems]
-        return Sampler(frames, self.sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
+        return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +106,7 @@ class Problem:
         shortest: smallest distance between two atoms in the data, Å.
         numb_steps: length of the run.
         moved: the numbers of a force field that are trained too, if any.
+        devices: that it is trained on.
     """
 
     given: Input
@@ -108,6 +117,7 @@ class Problem:
     shortest: float
     numb_steps: int
     moved: "MovedRows | None" = None
+    devices: Devices = ONE_DEVICE
 
     def learned(self, params: Params) -> DataSet:
         """The training data as the network sees them: without what the force field says with these parameters."""
@@ -132,6 +142,7 @@ def prepare(
     skip_neighbor_stat: bool,
     finetune: bool = False,
     folder: Path = Path(),
+    devices: Devices = ONE_DEVICE,
 ) -> Problem:
     """Read the data, find the neighbours, make or take the model and its statistics.
 
@@ -141,6 +152,7 @@ def prepare(
         skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours.
         finetune: whether the energy bias of the source follows the new data.
         folder: of the input file, beside which the files of a force field are looked for.
+        devices: that it is trained on.
 
     Raises:
         InputError: anything wrong with the data, or a source that is another model.
@@ -165,9 +177,12 @@ def prepare(
     dropped = sum(p.truncated for frames in pairs for p in frames)
     if dropped and skip_neighbor_stat:  # else `resolve` has told it
         logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", dropped)
-    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)], moved)
+    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)], moved, devices)
+    train = replace(train, n_shares=devices.n)
     valid = (
-        None if valid_data is None else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :], moved)
+        None
+        if valid_data is None
+        else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :], moved, devices)
     )
     for title, data in (("training", train), ("validation", valid)):
         if data is not None:
@@ -176,7 +191,9 @@ def prepare(
         seed = 0 if training.seed is None else training.seed
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
         begin = model.init(seed) if given.force_field is None else _silent(model.init(seed))
-        params = fill(model, begin, learned, train.sizes, pairs=pairs[: len(train_systems)], **stat)
+        if devices.writes:
+            begin = fill(model, begin, learned, train.whole_sizes, pairs=pairs[: len(train_systems)], **stat)
+        params = devices.from_first(begin)
     else:
         _same_model(model, source.spec)
         params = source.params["DeepPot"]
@@ -194,6 +211,7 @@ def prepare(
         shortest=_shortest(counts, rcut),
         numb_steps=_numb_steps(given, train),
         moved=moved,
+        devices=devices,
     )
 
 
@@ -228,7 +246,7 @@ def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
     """The parameters with the energy bias that fits the data best."""
     whole = Model(spec=model, params=params)
     inner = change_bias(
-        model, params["DeepPot"], data.systems, data.sizes, lambda system, f: evaluate(whole, system, f)["energy"]
+        model, params["DeepPot"], data.systems, data.whole_sizes, lambda system, f: evaluate(whole, system, f)["energy"]
     )
     return {**params, "DeepPot": inner}
 
@@ -279,6 +297,7 @@ def _data_set(
     systems: Sequence[System],
     pairs: Sequence[Sequence[FramePairs]],
     moved: MovedRows | None,
+    devices: Devices,
 ) -> DataSet:
     sizes = batch_sizes(data.batch_size, systems)
     batches = [n_batches(system.set_sizes, size) for system, size in zip(systems, sizes, strict=True)]
@@ -287,6 +306,7 @@ def _data_set(
     wanted |= {"atom_ener_coeff"} if given.loss.enable_atom_ener_coeff else set()
     moving = {} if moved is None else {"force_field": moved.part, "free": moved.free}
     groups, places = group_frames(systems, pairs, sorted(wanted), **moving)
+    groups = [devices.everywhere(group) for group in groups]
     return DataSet(systems, sizes, probabilities(data.auto_prob, data.sys_probs, batches), groups, places)
 
 
@@ -337,7 +357,7 @@ def _shortest(counts: NeighborCounts, rcut: float) -> float:
 def _numb_steps(given: Input, train: DataSet) -> int:
     if given.training.numb_steps is not None:
         return given.training.numb_steps
-    batches = [n_batches(s.set_sizes, size) for s, size in zip(train.systems, train.sizes, strict=True)]
+    batches = [n_batches(s.set_sizes, size) for s, size in zip(train.systems, train.whole_sizes, strict=True)]
     assert given.training.numb_epoch is not None  # one of the two is given
     steps = epoch_steps(given.training.numb_epoch, batches, train.probabilities)
     logger.info("%g epochs are %d steps", given.training.numb_epoch, steps)

@@ -5,15 +5,18 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffff.descriptors.radial import SplineBasis
 from diffff.potentials.deep import DeepModel
 from diffff.pytree import pytree
 from diffff.train.averaging import ema_update, swa_update
+from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.frames import Frames
 from diffff.train.groups import Leaves, merge
+from diffff.train.in_order import in_order
 from diffff.train.loss import EnergyLoss
 
 Metrics = dict[str, jax.Array]
@@ -64,20 +67,45 @@ def predict_batch(model: DeepModel, params: Any, batch: Frames, basis: SplineBas
 
 
 def batch_loss(
-    model: DeepModel, loss: EnergyLoss, params: Any, batch: Frames, basis: SplineBasis | None, lr_ratio: jax.Array
-) -> tuple[jax.Array, Metrics]:
-    """Loss and displayed errors of a batch."""
-    return _batch_loss(model, loss, params, batch, basis, lr_ratio)[:2]
-
-
-def _batch_loss(
-    model: DeepModel, loss: EnergyLoss, params: Any, batch: Frames, basis: SplineBasis | None, lr_ratio: jax.Array
+    model: DeepModel,
+    loss: EnergyLoss,
+    params: Any,
+    batch: Frames,
+    basis: SplineBasis | None,
+    lr_ratio: jax.typing.ArrayLike,
+    n_atoms: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics, jax.Array]:
-    """`batch_loss`, and which frames of the batch have finite predictions."""
+    """Loss and displayed errors of a batch, see `EnergyLoss`, and which of its frames have finite predictions."""
     needed = loss.needs(batch.labels.keys())
     prediction = {k: v for k, v in predict_batch(model, params, batch, basis).items() if k in needed}
     finite = [jnp.isfinite(v).reshape(len(v), -1).all(axis=1) for v in prediction.values()]
-    return *loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio), jnp.stack(finite).all(axis=0)
+    value, metrics = loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio, n_atoms)
+    return value, metrics, jnp.stack(finite).all(axis=0)
+
+
+def batch_errors(
+    model: DeepModel,
+    loss: EnergyLoss,
+    trained: Leaves,
+    frozen: Leaves,
+    frames: Frames,
+    indices: jax.Array,
+    basis: SplineBasis | None,
+    lr_ratio: jax.typing.ArrayLike,
+    devices: Devices,
+) -> Metrics:
+    """Displayed errors of a batch, whose frames are dealt to the devices where their number allows it."""
+
+    def of_share(frames: Frames, indices: jax.Array) -> Metrics:
+        batch = frames.take(indices)
+        n_atoms = devices.mean(jnp.sum(batch.n_real))
+        return _mean_errors(
+            devices, batch_loss(model, loss, merge(trained, frozen), batch, basis, lr_ratio, n_atoms)[1]
+        )
+
+    if len(indices) % devices.n:
+        devices = ONE_DEVICE
+    return devices.on_each(of_share, 2, dealt=1, out=False)(frames, indices)
 
 
 def make_step(
@@ -91,8 +119,14 @@ def make_step(
     ema_decay: float | None,
     swa: tuple[int, int] | None,
     prior_weight: float = 0.0,
-) -> Callable[[TrainState, Leaves, Frames, jax.Array], tuple[TrainState, Metrics]]:
-    """The compiled step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
+    devices: Devices = ONE_DEVICE,
+    lr_factor: float = 1.0,
+    one_by_one: bool = False,
+    zero_stage: int = 0,
+) -> Callable[[TrainState, Leaves, Frames, np.ndarray], tuple[TrainState, Metrics]]:
+    """The step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
+
+    The indices are those of the whole batch, on all ranks the same.
 
     Args:
         model: hyper-parameters.
@@ -104,20 +138,30 @@ def make_step(
         ema_decay: None without moving average.
         swa: first step and interval of the plain mean, or None.
         prior_weight: weight of the priors of a force field beside the loss.
+        devices: to which the frames of a batch are dealt.
+        lr_factor: what the optimiser multiplies the learning rate with.
+        one_by_one: takes the gradient of each frame alone and adds them up in the order of the batch, see `in_order`.
+        zero_stage: what devices keep a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too.
     """
 
-    def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
-        lr = learning_rate(state.step)
+    def objective(
+        trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array, n_atoms: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        params, batch = merge(trained, frozen), frames.take(indices)
+        value, metrics, finite = batch_loss(model, loss, params, batch, basis, lr_ratio, n_atoms)
+        if prior_weight and batch.force_field is not None and batch.force_field.free is not None:
+            value += prior_weight * jnp.sum(batch.force_field.free.prior_residuals(trained[FREE]) ** 2)
+        return value, (metrics, finite)
 
-        def objective(trained: Leaves) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-            params, batch = merge(trained, frozen), frames.take(indices)
-            value, metrics, finite = _batch_loss(model, loss, params, batch, basis, lr / start_lr)
-            if prior_weight and batch.force_field is not None and batch.force_field.free is not None:
-                value += prior_weight * jnp.sum(batch.force_field.free.prior_residuals(trained[FREE]) ** 2)
-            return value, (metrics, finite)
+    slopes = jax.value_and_grad(objective, has_aux=True)
 
-        (value, (metrics, finite)), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained, learning_rate=lr)
+    def updated(
+        state: TrainState, value: jax.Array, metrics: Metrics, grads: Leaves, finite: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """The state after the step, from means over the batch and which of its frames are finite."""
+        updates, optimizer_state = optimizer.update(
+            grads, state.optimizer, state.trained, learning_rate=lr_factor * learning_rate(state.step)
+        )
         trained = cast(Leaves, optax.apply_updates(state.trained, updates))
         done = state.step + 1
         fails = (state.failed[0] < 0) & ~_all_finite((value, grads, trained))
@@ -134,7 +178,76 @@ def make_step(
             sums=None if state.sums is None else {k: state.sums[k] + metrics[k] ** mean_power(k) for k in state.sums},
         ), metrics  # fmt: skip
 
-    return jax.jit(step, donate_argnums=(0,))
+    if one_by_one:
+
+        def of_one(state: TrainState, frozen: Leaves, frames: Frames, index: jax.Array, batch: jax.Array) -> Any:
+            n_atoms = jnp.mean(frames.n_real[batch])
+            lr_ratio = learning_rate(state.step) / start_lr
+            (value, (metrics, finite)), grads = slopes(state.trained, frozen, frames, index[None], lr_ratio, n_atoms)
+            return value, _in_powers(metrics), grads, finite[0]
+
+        def of_all(state: TrainState, each: Any) -> tuple[TrainState, Metrics]:
+            *sums, finite = each
+            value, powers, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0) / len(x), sums)
+            return updated(state, value, _from_powers(powers), grads, finite)
+
+        return in_order(of_one, of_all, devices)
+
+    def of_share(
+        trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array
+    ) -> tuple[tuple[jax.Array, Metrics, Leaves], jax.Array]:
+        """Means over the whole batch of loss, errors and gradients, and which frames of the share are finite."""
+        n_atoms = devices.mean(jnp.sum(frames.n_real[indices]))
+        (value, (metrics, finite)), grads = slopes(trained, frozen, frames, indices, lr_ratio, n_atoms)
+        return (devices.mean(value), _mean_errors(devices, metrics), devices.mean(grads)), finite
+
+    over_batch = devices.on_each(of_share, 5, dealt=3, out=(False, True))
+
+    def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        lr_ratio = learning_rate(state.step) / start_lr
+        (value, metrics, grads), finite = over_batch(state.trained, frozen, frames, indices, lr_ratio)
+        grads = devices.keep_split(grads) if zero_stage >= 2 else grads
+        new, metrics = updated(state, value, metrics, grads, finite)
+        return spread(new, zero_stage, devices.keep_everywhere, devices.keep_split), metrics
+
+    compiled = jax.jit(step, donate_argnums=(0,))
+    return lambda state, frozen, frames, indices: compiled(state, frozen, frames, devices.dealt(indices))
+
+
+def spread(
+    state: TrainState, zero_stage: int, everywhere: Callable[[Any], Any], split: Callable[[Any], Any]
+) -> TrainState:
+    """The state with each part whole on each device, or in parts, as the stage says.
+
+    Args:
+        state: of the run.
+        zero_stage: see `make_step`.
+        everywhere: what makes a part whole.
+        split: what divides a part among the devices.
+    """
+    of_weights, of_optimizer = (split if zero_stage >= stage else everywhere for stage in (3, 1))
+    return TrainState(
+        step=everywhere(state.step),
+        trained=of_weights(state.trained),
+        optimizer=of_optimizer(state.optimizer),
+        failed=everywhere(state.failed),
+        ema=of_weights(state.ema),
+        swa=of_weights(state.swa),
+        sums=everywhere(state.sums),
+    )
+
+
+def _mean_errors(devices: Devices, metrics: Metrics) -> Metrics:
+    """Over the devices."""
+    return metrics if devices.mesh is None else _from_powers(devices.mean(_in_powers(metrics)))
+
+
+def _in_powers(metrics: Metrics) -> Metrics:
+    return {name: value ** mean_power(name) for name, value in metrics.items()}
+
+
+def _from_powers(powers: Metrics) -> Metrics:
+    return {name: value if mean_power(name) == 1 else jnp.sqrt(value) for name, value in powers.items()}
 
 
 def mean_power(metric: str) -> int:

@@ -24,6 +24,7 @@ from diffff.files import replacing
 from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
+from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.evaluate import Errors, compare
 from diffff.train.frames import Frames
 from diffff.train.setup import DataSet, Problem
@@ -46,12 +47,14 @@ _QUANTITIES = {
 _LABELS = {"E": "energy", "F": "force", "S": "virial", "V": "virial"}
 _NOTE = "# E and V: per atom; F: per component; S: virial over volume\n"
 
-_predict = jax.jit(predict_batch, static_argnames=("model", "basis"))
-_take = jax.jit(Frames.take)
-
 
 def errors_over(
-    model: DeepModel, params: Params, data: DataSet, basis: SplineBasis | None, limit: int | None = None
+    model: DeepModel,
+    params: Params,
+    data: DataSet,
+    basis: SplineBasis | None,
+    limit: int | None = None,
+    devices: Devices = ONE_DEVICE,
 ) -> tuple[Errors, Errors]:
     """Errors of the predictions for all frames, and those of the prediction that all forces are zero.
 
@@ -61,6 +64,7 @@ def errors_over(
         data: Systems with their frames on the device.
         basis: Spline functions, or None for the direct path.
         limit: Look at so many frames at most, spread evenly over the data; None: at all.
+        devices: To which the frames are dealt.
     """
     chosen = _chosen([system.n_frames for system in data.systems], limit)
     total, zero = Errors(), Errors()
@@ -69,7 +73,7 @@ def errors_over(
         if not members:
             continue
         indices = np.concatenate([data.locate(i, chosen[i])[1] for i in members])
-        prediction = _prediction(model, params, group, indices, basis)
+        prediction = _prediction(model, params, group, indices, basis, devices)
         begin = 0
         for i in members:
             end = begin + len(chosen[i])
@@ -93,19 +97,31 @@ def _chosen(n_frames: Sequence[int], limit: int | None) -> list[np.ndarray]:
 
 
 def _prediction(
-    model: DeepModel, params: Params, group: Frames, indices: np.ndarray, basis: SplineBasis | None
+    model: DeepModel, params: Params, group: Frames, indices: np.ndarray, basis: SplineBasis | None, devices: Devices
 ) -> dict[str, np.ndarray]:
     """Energy, force and virial of frames of a group."""
     inputs = {name: group.labels[name] for name in ("fparam", "aparam") if name in group.labels}
     group = replace(group, labels=inputs)
-    size = max(1, CHUNK_ATOMS // sum(group.layout))
+    size = devices.n * max(1, CHUNK_ATOMS // sum(group.layout))
     parts = []
     for begin in range(0, len(indices), size):
         some = indices[begin : begin + size]
         filled = np.pad(some, (0, size - len(some)), mode="edge")
-        out = _predict(model, params, _take(group, filled), basis)
+        out = _predict(model, params, group, devices.dealt(filled), basis, devices)
         parts.append({name: np.asarray(out[name])[: len(some)] for name in ("energy", "force", "virial")})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _share_predicted(
+    model: DeepModel, params: Params, group: Frames, indices: jax.Array, basis: SplineBasis | None, devices: Devices
+) -> dict[str, jax.Array]:
+    def of_share(params: Params, group: Frames, indices: jax.Array) -> dict[str, jax.Array]:
+        return devices.joined(predict_batch(model, params, group.take(indices), basis))
+
+    return devices.on_each(of_share, 3, dealt=2, out=False)(params, group, indices)
+
+
+_predict = jax.jit(_share_predicted, static_argnames=("model", "basis", "devices"))
 
 
 def _compared(
@@ -185,16 +201,19 @@ class FullValidation:
         """
         data, section = self.problem.valid, self.problem.given.validating
         assert data is not None  # the section needs validation data
-        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis)
+        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis, devices=self.problem.devices)
         value = _value(errors, *self.metric.split(":"))
         lines = [self._row(step, errors)]
+        writes = self.problem.devices.writes
         if self.best.enter(value, step) and section.save_best:
-            path = self.best.save(step, lambda: self._with_weights(checkpoint()))
+            content = self._with_weights(checkpoint())  # of which all ranks hold parts
+            path = self.best.save(step, content) if writes else self.best.path(step)
             is_best = f"{self.metric} = {_number(value)} {_QUANTITIES[self.metric[0]][1]}"
             lines.append(f"# saved best checkpoint: {path} ({is_best})\n")
             logger.info("full validation at step %d: %s, one of the best; saved as %s", step, is_best, path)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        if writes:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
         return errors
 
     def _with_weights(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -285,7 +304,7 @@ def summary(problem: Problem, weights: Weights, basis: SplineBasis | None) -> st
         for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
             if data is None:
                 continue
-            errors, zero = errors_over(problem.model, params, data, basis, limit)
+            errors, zero = errors_over(problem.model, params, data, basis, limit, problem.devices)
             row = title if name == "last" else f"{title}, {name.upper()} weights"
             n_frames = sum(system.n_frames for system in data.systems)
             frames = str(errors.n_frames) if errors.n_frames == n_frames else f"{errors.n_frames} of {n_frames}"

@@ -142,7 +142,6 @@ def test_every_type_of_deepmd_kit_is_known_or_refused_with_a_sentence(path):
         ("training.profiling", True),
         ("training.enable_profiler", True),
         ("training.mixed_precision", {"compute_prec": "float16"}),
-        ("training.zero_stage", 1),
         ("training.neighbor_graph_method", "nv"),
         ("training.ema_ckpt_keep", 3),
         ("training.enable_tf32", True),

@@ -452,7 +452,7 @@ def test_forces_alone_are_enough(tmp_path, caplog):
     assert "no system has energies; the energy bias is zero where it is not given" in caplog.messages
     assert problem.params["DeepPot"]["bias"].tolist() == [0.0, 0.0]
     (frames,) = problem.train.groups
-    compute = jax.jit(lambda params: batch_loss(problem.model, problem.given.loss, params, frames, None, 1.0))
+    compute = jax.jit(lambda params: batch_loss(problem.model, problem.given.loss, params, frames, None, 1.0)[:2])
     loss, errors = compute(problem.params)
     assert np.isfinite(loss)
     assert np.isnan(errors["rmse_e"])

@@ -80,9 +80,9 @@ def test_is_compiled_once_for_each_group(problem: Problem, monkeypatch) -> None:
 
     def counted(*arguments):
         traced.append(arguments)
-        return validation.predict_batch(*arguments)
+        return validation._share_predicted(*arguments)
 
-    monkeypatch.setattr(validation, "_predict", jax.jit(counted, static_argnums=(0, 3)))
+    monkeypatch.setattr(validation, "_predict", jax.jit(counted, static_argnums=(0, 4, 5)))
     monkeypatch.setattr(validation, "CHUNK_ATOMS", 7)
     for factor in (1.0, 1.1):
         params = jax.tree.map(lambda x, factor=factor: factor * x, problem.params)

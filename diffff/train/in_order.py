@@ -1,0 +1,41 @@
+"""Steps whose bits do not depend on how many devices there are.
+
+The gradient of each frame is computed by a program of its own for one device, and so is the sum over the frames of a
+batch with the update: neither knows how many devices there are. Between them the gradients are only moved. So batches
+of the same frames in the same order give the same weights, bit for bit, whoever has computed which frame.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffff.train.devices import Devices
+
+
+def in_order(
+    of_one: Callable[..., Any], of_all: Callable[[Any, Any], tuple[Any, Any]], devices: Devices
+) -> Callable[[Any, Any, Any, np.ndarray], tuple[Any, Any]]:
+    """A step ``(state, frozen, frames, indices) -> (state, metrics)`` in which frames are dealt to the devices.
+
+    Args:
+        of_one: ``(state, frozen, frames, index, indices)`` -> what is computed for one frame of the batch.
+        of_all: of the state and the results for all frames, stacked in the order of the batch; gives state and metrics.
+        devices: to which the frames are dealt.
+    """
+    one, all_of_them = jax.jit(of_one), jax.jit(of_all)
+    stacked = jax.jit(lambda *each: jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+
+    def step(state: Any, frozen: Any, frames: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        n_own = len(indices) // devices.n
+        parts = []
+        for place, given in devices.local((state, frozen, frames)):
+            own = indices[place * n_own : (place + 1) * n_own]
+            parts.append(stacked(*(one(*given, index, indices) for index in own)))
+        each = devices.joined_parts(parts)
+        ends = [all_of_them(*given) for _, given in devices.local((state, each))]
+        return devices.copies(ends)
+
+    return step
