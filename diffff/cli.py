@@ -73,7 +73,7 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def start_jax() -> None:
-    """Ready JAX for a command that computes: a sound release, double precision, its memory kept, no chatter.
+    """Ready JAX for a command that computes: a sound release, double precision, memory and programs kept, no chatter.
 
     Raises:
         InputError: The installed JAX is one of those known to compute wrong numbers.
@@ -86,7 +86,10 @@ def start_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA reads it when it is loaded
     import jax
 
+    from diffff.program_cache import keep_programs
+
     jax.config.update("jax_enable_x64", True)
+    keep_programs()
 
 
 def at_most_one(options: dict[str, object]) -> None:
