@@ -59,7 +59,7 @@ def step_time(n_ranks: int, batch: int, steps: int, keys: dict) -> float:
         done = subprocess.run([*launcher, *command], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr)
-        return float(re.findall(r"([\d.]+) ms/step", done.stderr)[-1])
+        return float(re.findall(rf"batch {steps}: .* ([\d.]+) ms/step", done.stderr)[0])
 
 
 if __name__ == "__main__":

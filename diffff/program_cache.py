@@ -1,8 +1,9 @@
 """Compiled programs are kept on disk, so that a second start reaches its first step in seconds.
 
 JAX does it, in ``$XDG_CACHE_HOME/diffff/programs`` (``~/.cache/diffff/programs``), and finds them by a hash of all that
-they depend on. Each kind of processor has a directory of its own, for a home that several machines share. Nothing is lost
-when it is removed. ``JAX_COMPILATION_CACHE_DIR`` names another one, ``JAX_ENABLE_COMPILATION_CACHE=0`` does without.
+they depend on. Each kind of processor has a directory of its own, for a home that several machines share. Nothing is
+lost when it is removed. ``JAX_COMPILATION_CACHE_DIR`` names another one, ``JAX_ENABLE_COMPILATION_CACHE=0`` does
+without.
 """
 
 import hashlib

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
@@ -112,8 +113,11 @@ class Devices:
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=False)
 
     def mean(self, tree: Tree) -> Tree:
-        """Inside `on_each`: the mean over the devices."""
-        return tree if self.mesh is None else jax.lax.pmean(tree, AXIS)
+        """Inside `on_each`: the mean over the devices, of floating-point numbers."""
+        if self.mesh is None:
+            return tree
+        values, rebuild = ravel_pytree(tree)  # one message instead of one for each array
+        return rebuild(jax.lax.pmean(values, AXIS))
 
     def joined(self, tree: Tree) -> Tree:
         """Inside `on_each`: the parts of all devices, one after the other along the first axis."""

@@ -98,7 +98,7 @@ def batch_errors(
 
     def of_share(frames: Frames, indices: jax.Array) -> Metrics:
         batch = frames.take(indices)
-        n_atoms = devices.mean(jnp.sum(batch.n_real))
+        n_atoms = devices.mean(jnp.sum(batch.n_real, dtype=float))
         return _mean_errors(
             devices, batch_loss(model, loss, merge(trained, frozen), batch, basis, lr_ratio, n_atoms)[1]
         )
@@ -197,7 +197,7 @@ def make_step(
         trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array
     ) -> tuple[tuple[jax.Array, Metrics, Leaves], jax.Array]:
         """Means over the whole batch of loss, errors and gradients, and which frames of the share are finite."""
-        n_atoms = devices.mean(jnp.sum(frames.n_real[indices]))
+        n_atoms = devices.mean(jnp.sum(frames.n_real[indices], dtype=float))
         (value, (metrics, finite)), grads = slopes(trained, frozen, frames, indices, lr_ratio, n_atoms)
         return (devices.mean(value), _mean_errors(devices, metrics), devices.mean(grads)), finite
 
