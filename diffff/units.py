@@ -22,6 +22,9 @@ KJ_PER_KCAL = 4.184  # thermochemical calorie
 NM_PER_BOHR = 0.0529177210903  # CODATA 2018
 KJ_PER_MOL_PER_HARTREE = 4.3597447222071e-18 * AVOGADRO / 1000.0  # 2625.499639...; CODATA 2018
 
+E_NM_PER_C_M = 1e9 / ELEMENTARY_CHARGE  # dipoles
+E_NM_PER_DEBYE = 1e-21 / 299792458.0 * E_NM_PER_C_M  # 0.0208194...
+
 GAS_CONSTANT = BOLTZMANN * AVOGADRO / 1000.0  # kJ/mol/K
 
 # Energy of two elementary charges, kJ/mol nm: e^2 N_A / (4 pi epsilon_0)

@@ -14,7 +14,7 @@ from diffff.data.systems import System, Units, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.fit.fragments import fragment_atoms, sub_topology
 from diffff.fit.plausible import require_plausible
-from diffff.fit.problem import FitSystem
+from diffff.fit.problem import UNITS, FitSystem
 from diffff.fit.targets import Fragment
 from diffff.frontend.reference import symbols_of
 from diffff.md.whole import bonded_pairs, require_whole
@@ -42,6 +42,7 @@ def read_frames(
     part: Callable[[Any], Potential] | None = None,
     units: Units = "eV/Angstrom",
     check_units: bool = True,
+    targets: Sequence[str] = tuple(UNITS),
     rglob_patterns: Sequence[str] | None = None,
 ) -> list[FitSystem]:
     """Systems of one topology, with the labels that they have.
@@ -69,6 +70,7 @@ def read_frames(
             interaction energies are read, but cannot be predicted.
         units: of the files.
         check_units: whether to refuse what `require_plausible` finds to be in another unit.
+        targets: what is going to be compared; labels of others may lack what they need, and are in any unit.
         rglob_patterns: take only the directories below a path that match one of these.
 
     Raises:
@@ -77,9 +79,10 @@ def read_frames(
     """
     type_map = data_type_map(paths, rglob_patterns)
     systems = read_systems(paths, type_map, rglob_patterns=rglob_patterns, labels=tuple(_LABELS), units=units)
+    part = part if "interaction" in targets else None
     found = [_converted(system, topology, type_map, potential, params, part) for system in systems]
     for system in found if check_units else ():
-        require_plausible(system, params, topology, units)
+        require_plausible(system, params, topology, units, targets)
     return found
 
 

@@ -68,6 +68,19 @@ class Free:
         half = one + away * jnp.exp(jnp.where(below ^ above, u / away, 0.0))
         return jnp.where(below & above, bounded, jnp.where(below ^ above, half, self.starts + u))
 
+    def variables(self, numbers: np.ndarray) -> np.ndarray:
+        """The free variables ``(n_free,)`` of numbers ``(n_numbers,)`` within their bounds; with ties the nearest."""
+        x0, lower, upper, scales = (np.asarray(one) for one in (self.starts, self.lower, self.upper, self.scales))
+        below, above, u = np.isfinite(lower), np.isfinite(upper), numbers - x0
+        one = below ^ above
+        away = x0[one] - np.where(below, lower, upper)[one]
+        u[one] = away * np.log1p(u[one] / away)
+        both = below & above
+        a, width = lower[both], (upper - lower)[both]
+        p, q = (x0[both] - a) / width, (numbers[both] - a) / width
+        u[both] = width * p * (1.0 - p) * (np.log(q) - np.log1p(-q) - np.log(p) + np.log1p(-p))
+        return u / scales if self.ties is None else np.linalg.lstsq(np.asarray(self.ties), u / scales)[0]
+
     @jax.jit
     def params(self, v: jax.Array) -> Any:
         """The parameter tree."""

@@ -1,10 +1,14 @@
-"""How well a fit knows each of its numbers: the Gauss-Newton approximation of the covariance, in numbers and words.
+"""How well a fit knows each of its numbers: the Gauss-Newton approximation of the covariance.
 
-With residuals r (n), free variables v (p), J = dr/dv and the priors' P = d(prior residuals)/dv,
+With residuals r, free variables v, J = dr/dv, the priors' P = d(prior residuals)/dv, and the weights w that residuals
+have beside their sigmas (`diffff.fit.noise`; W = diag w, of c constants fitted along with the numbers),
 
-    F = J^T J + P^T P,   s^2 = |r|^2 / (n - tr(F^-1 J^T J)),   cov(v) = s^2 F^-1,   cov(x) = (dx/dv) cov(v) (dx/dv)^T
+    F = J^T J / s^2 + P^T P,   cov(v) = F^-1 (J^T W J / s^2 + P^T P) F^-1,   cov(x) = (dx/dv) cov(v) (dx/dv)^T
+    s^2 = |r|^2 / (tr W - c - tr((J^T J + P^T P)^-1 J^T W J))
 
-s^2 brings the sigmas of the targets to what the residuals show; it is not applied to what the priors know.
+so that, without weights, cov(v) = F^-1. A weight says how much a frame is to count, not that its label has less noise:
+the noise of a label is s times its sigma, whatever its weight. s^2 brings the sigmas to what the residuals show; it is
+not applied to what the priors know.
 
 Directions that neither data nor priors determine belong to eigenvalues of C = D^-1/2 F D^-1/2, D = diag(F), below
 ``rank_tolerance``. C has ones on its diagonal, so that this does not depend on the scales of the variables. A number
@@ -17,22 +21,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffff.fit.combinations import Combination, directions_of, in_words
+
 RANK_TOLERANCE = 1e-10
-_TOGETHER = 0.3  # share of a direction above which a number is named in it
 _EXACT = 1e-6  # residuals in units of their sigmas, below which rounding is all that they show
 _MOVES = 0.05  # share of what a number moves that lies in unknown directions, above which it is unknown
 
 
-class Combination(NamedTuple):
-    """A direction in the space of the numbers.
+class Normal(NamedTuple):
+    """What the data say at the end of a fit.
 
     Attributes:
-        relative: its eigenvalue of J^T J, relative to the largest one.
-        words: the numbers that it moves most.
+        data: J^T J, shape ``(n_free, n_free)``.
+        noise: J^T W J, of the same shape.
+        square: |r|^2.
+        n: tr W - c: the number of residuals, less that of constants fitted along with the numbers.
     """
 
-    relative: float
-    words: str
+    data: np.ndarray
+    noise: np.ndarray
+    square: float
+    n: float
 
 
 class Known(NamedTuple):
@@ -43,8 +52,7 @@ class Known(NamedTuple):
         errors: standard errors, shape ``(n_numbers,)``; inf where the data determine nothing.
         informed: shape ``(n_numbers,)``, from 0, all that is known is the prior, to 1, all is from the data.
         eigenvalues: of J^T J, ascending, shape ``(n_free,)``.
-        directions: eigenvectors in units of the numbers' scales, shape ``(n_free, n_numbers)``; those that the data do
-            not determine are chosen so that each moves few numbers.
+        directions: its eigenvectors, see `directions_of`, shape ``(n_free, n_numbers)``.
         scatter: s, 1 if the sigmas of the targets are what the residuals show.
         covariance: of the numbers, shape ``(n_numbers, n_numbers)``, without the directions nothing is known of.
     """
@@ -75,53 +83,46 @@ class Known(NamedTuple):
 
 
 def known(
-    residuals: np.ndarray,
-    jacobian: np.ndarray,
-    prior_jacobian: np.ndarray,
+    normal: Normal,
     number_jacobian: np.ndarray,
+    prior_weights: np.ndarray,
     values: np.ndarray,
-    scales: np.ndarray,
+    ties: np.ndarray | None = None,
     *,
     rank_tolerance: float = RANK_TOLERANCE,
 ) -> Known:
     """The equations above.
 
     Args:
-        residuals: r, shape ``(n,)``.
-        jacobian: J, shape ``(n, n_free)``.
-        prior_jacobian: P, shape ``(n_numbers, n_free)``.
+        normal: what the data say.
         number_jacobian: dx/dv, shape ``(n_numbers, n_free)``.
+        prior_weights: 1 / sigma of the priors, 0 without, shape ``(n_numbers,)``.
         values: x, shape ``(n_numbers,)``.
-        scales: typical changes of the numbers, shape ``(n_numbers,)``.
+        ties: N of ``u = N v``, shape ``(n_numbers, n_free)``, in units of the scales; None: the identity.
         rank_tolerance: see above.
     """
-    of_data, of_priors = jacobian.T @ jacobian, prior_jacobian.T @ prior_jacobian
-    data_values, data_vectors = np.linalg.eigh(of_data)
-    sizes, values_of, vectors = _scaled(of_data + of_priors, rank_tolerance)
+    prior_jacobian = prior_weights[:, None] * number_jacobian
+    of_priors = prior_jacobian.T @ prior_jacobian
+    sizes, values_of, vectors = _scaled(normal.data + of_priors, rank_tolerance)
     sure = values_of > rank_tolerance
     basis = vectors[:, sure] / sizes[:, None]
-    used = np.sum(np.diag(basis.T @ of_data @ basis) / values_of[sure])
-    left = len(residuals) - used
-    scatter = float(np.sqrt(residuals @ residuals / left)) if left > 0.5 else 1.0
-    of_data = of_data / max(scatter, _EXACT) ** 2
+    left = normal.n - np.sum(np.diag(basis.T @ normal.noise @ basis) / values_of[sure])
+    scatter = float(np.sqrt(normal.square / left)) if left > 0.5 else 1.0
+    of_data, of_noise = (matrix / max(scatter, _EXACT) ** 2 for matrix in (normal.data, normal.noise))
     inverse = basis @ np.linalg.inv(basis.T @ (of_data + of_priors) @ basis) @ basis.T
-    covariance = number_jacobian @ inverse @ number_jacobian.T
-    variance = np.maximum(np.diag(covariance), 0.0)
-    by_data = np.diag(number_jacobian @ inverse @ of_data @ inverse @ number_jacobian.T)
+    to_numbers = number_jacobian @ inverse
+    covariance = to_numbers @ (of_noise + of_priors) @ to_numbers.T
+    by_data, by_priors = (np.sum((to_numbers @ one) * to_numbers, axis=1) for one in (of_data, of_priors))
     moved = number_jacobian / sizes
     loose = np.linalg.norm(moved @ vectors[:, ~sure], axis=1) > _MOVES * np.linalg.norm(moved, axis=1)
-    errors = np.where(loose, np.inf, np.sqrt(variance))
-    informed = np.where(loose, 0.0, np.clip(by_data / np.where(variance > 0.0, variance, 1.0), 0.0, 1.0))
-    directions = (number_jacobian @ data_vectors / scales[:, None]).T
-    nothing = data_values <= rank_tolerance * data_values.max(initial=0.0)
-    directions[nothing] = _each_of_few(directions[nothing])
-    norms = np.linalg.norm(directions, axis=1, keepdims=True)
+    total = np.where(by_data + by_priors > 0.0, by_data + by_priors, 1.0)
+    eigenvalues, directions = directions_of(normal.data, ties, rank_tolerance)
     return Known(
         values=values,
-        errors=errors,
-        informed=informed,
-        eigenvalues=np.maximum(data_values, 0.0),
-        directions=directions / np.where(norms > 0.0, norms, 1.0),
+        errors=np.where(loose, np.inf, np.sqrt(np.maximum(np.diag(covariance), 0.0))),
+        informed=np.where(loose, 0.0, np.clip(by_data / total, 0.0, 1.0)),
+        eigenvalues=eigenvalues,
+        directions=directions,
         scatter=scatter,
         covariance=covariance,
     )
@@ -135,39 +136,3 @@ def _scaled(matrix: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarra
     sizes = np.where(seen, sizes, least)
     values, vectors = np.linalg.eigh(np.where(np.outer(seen, seen), matrix / np.outer(sizes, sizes), 0.0))
     return sizes, values, vectors
-
-
-def _each_of_few(basis: np.ndarray) -> np.ndarray:
-    """Another basis ``(k, n)`` of the same space: each vector has a number of its own, in which the others are zero."""
-    found = basis.copy()
-    for k in range(len(found)):  # Gauss and Jordan
-        left = np.abs(found[k:])
-        row, pivot = np.unravel_index(np.argmax(left), left.shape)
-        if left[row, pivot] < _MOVES:
-            return basis  # some of it moves nothing
-        found[[k, k + row]] = found[[k + row, k]]
-        found[k] /= found[k, pivot]
-        others = np.arange(len(found)) != k
-        found[others] -= np.outer(found[others, pivot], found[k])
-    return found
-
-
-def in_words(direction: np.ndarray, labels: list[str]) -> str:
-    """A direction by the numbers that it moves most: ``k(c3-oh) against length(c3-oh)``.
-
-    Args:
-        direction: shape ``(n_numbers,)``, of length 1.
-        labels: of the numbers.
-
-    Example:
-        >>> in_words(np.array([0.7, -0.7, 0.1]), ["q(OW)", "epsilon(OW)", "k(OW-HW)"])
-        'q(OW) against epsilon(OW)'
-    """
-    order = np.argsort(-np.abs(direction))
-    first = direction[order[0]]
-    named = [k for k in order if abs(direction[k]) > _TOGETHER * abs(first)][:6]
-    same = [labels[k] for k in named if direction[k] * first > 0.0]
-    other = [labels[k] for k in named if direction[k] * first < 0.0]
-    more = len([k for k in order if abs(direction[k]) > _TOGETHER * abs(first)]) - len(named)
-    text = " with ".join(same) + (f" against {' with '.join(other)}" if other else "")
-    return text + (f" and {more} more" if more > 0 else "")

@@ -14,6 +14,7 @@ from scipy.optimize import OptimizeResult, least_squares, minimize
 from diffff.fit.objective import Objective
 from diffff.spec import Spec
 
+_MOST_TRIALS = 100  # of each step on the average
 State = Mapping[str, np.ndarray]
 Callback = Callable[[int, np.ndarray, State], None]
 """Is told the number of a step, the free variables after it, and the state of an optimiser that has one; may raise."""
@@ -58,12 +59,16 @@ class Minimizer(Protocol):
 class _Steps:
     """Counts the steps of an optimiser of SciPy, and tells of them."""
 
-    def __init__(self, n: int, callback: Callback) -> None:
-        self.n, self._callback = n, callback
+    def __init__(self, start: Start, callback: Callback) -> None:
+        self.n, self.free, self._callback = start.n_steps, start.free, callback
 
     def __call__(self, intermediate_result: OptimizeResult) -> None:
-        self.n += 1
-        self._callback(self.n, np.asarray(intermediate_result.x), {})
+        self.n, self.free = self.n + 1, np.array(intermediate_result.x)
+        self._callback(self.n, self.free, {})
+
+
+class _LastStep(Exception):
+    """The last step has been made, and the optimiser wants another."""
 
 
 class LeastSquares(Spec):
@@ -76,19 +81,28 @@ class LeastSquares(Spec):
     "Relative change of objective, variables or gradient at which it ends."
 
     def minimize(self, objective: Objective, start: Start, max_steps: int, callback: Callback) -> Outcome:
-        """See `Minimizer`; a step is a Jacobian."""
-        steps = _Steps(start.n_steps, callback)
-        end = least_squares(
-            lambda v: objective.residuals(v).all,
-            start.free,
-            lambda v: objective.jacobian(v).all,  # pyright: ignore[reportArgumentType]
-            method="trf",
-            xtol=self.tolerance,
-            ftol=self.tolerance,
-            gtol=self.tolerance,
-            max_nfev=max(1, max_steps - start.n_steps),
-            callback=steps,
-        )
+        """See `Minimizer`; a step is a Jacobian, whatever number of residuals it takes to find one that goes down."""
+        steps = _Steps(start, callback)
+
+        def residuals(v: np.ndarray) -> np.ndarray:
+            if steps.n >= max_steps:
+                raise _LastStep
+            return objective.residuals(v).all
+
+        try:
+            end = least_squares(
+                residuals,
+                start.free,
+                lambda v: objective.jacobian(v).all,  # pyright: ignore[reportArgumentType]
+                method="trf",
+                xtol=self.tolerance,
+                ftol=self.tolerance,
+                gtol=self.tolerance,
+                max_nfev=_MOST_TRIALS * max_steps,
+                callback=steps,
+            )
+        except _LastStep:
+            return Outcome(steps.free, steps.n, False)
         return Outcome(end.x, steps.n, bool(end.success))
 
 
@@ -103,7 +117,7 @@ class LBFGSB(Spec):
 
     def minimize(self, objective: Objective, start: Start, max_steps: int, callback: Callback) -> Outcome:
         """See `Minimizer`."""
-        steps = _Steps(start.n_steps, callback)
+        steps = _Steps(start, callback)
         end = minimize(
             objective.value_and_gradient,
             start.free,
@@ -111,8 +125,8 @@ class LBFGSB(Spec):
             method="L-BFGS-B",
             callback=steps,
             options={
-                "maxiter": max(1, max_steps - start.n_steps),
-                "maxfun": 20 * max_steps,
+                "maxiter": max_steps - start.n_steps,
+                "maxfun": _MOST_TRIALS * max_steps,
                 "ftol": self.tolerance,
                 "gtol": self.tolerance,
                 "maxcor": self.history_size,

@@ -77,6 +77,10 @@ class Sigmas(Spec):
     def _has_a_target(self) -> Self:
         if not self.targets:
             raise ValueError(f"names no target; give the sigma of at least one of {', '.join(UNITS)}")
+        if self.weights != "uniform" and self.energy is None:
+            raise ValueError(
+                '"weights" are those of energies, which have no sigma; give "energy" one or remove "weights"'
+            )
         return self
 
     @property
@@ -320,8 +324,9 @@ def _group(system: FitSystem) -> jax.Array:
 
 
 def all_residuals(systems: Sequence[FitSystem], params: Any, sigmas: Sigmas) -> jax.Array:
-    """The residuals of all systems and targets, one after the other."""
-    parts = [part for system in systems for part in residuals(system, params, sigmas).values()]
+    """The residuals of all systems, one after the other, each in the order of the targets of `Sigmas`."""
+    found = [residuals(system, params, sigmas) for system in systems]
+    parts = [one[target] for one in found for target in sigmas.targets if target in one]
     return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 

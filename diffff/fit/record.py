@@ -19,7 +19,17 @@ from diffff.fit.solve import Fit
 
 FILE = "fit.json"
 _FORMAT, _VERSION = "diffff fit", 1
-_PARTS = ("objective", "numbers", "spectrum", "combinations", "errors", "left_out", "provenance")
+_PARTS = ("objective", "numbers", "spectrum", "combinations", "errors", "left_out", "curve", "provenance")
+_KEYS = {  # of a part, or of each of its entries
+    "objective": ("start", "end", "converged", "steps", "scatter"),
+    "numbers": (
+        *("label", "array", "file", "line", "attribute", "unit", "start", "value", "error", "from_data"),
+        *("scale", "bounds", "prior"),
+    ),
+    "combinations": ("sloppy", "stiff"),
+    "errors": ("split", "system", "target", "unit", "sigma", "n_frames", "before", "after"),
+    "left_out": ("system", "errors"),
+}
 _N_COMBINATIONS = 6
 _N_DIGITS = 12  # beyond which a decimal is no longer legible
 
@@ -36,6 +46,7 @@ def write_record(
     provenance: Mapping[str, Any],
     left_out: Sequence[Mapping[str, Any]] = (),
     units: Mapping[str, str] | None = None,
+    curve: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Write ``fit.json`` and ``parity.h5`` to a directory, for `dff report` and for programs.
 
@@ -50,6 +61,7 @@ def write_record(
         provenance: as `diffff.fit.provenance.provenance` gives it.
         left_out: of fits to all systems but one: ``{"system": …, "errors": {"rmse_force": …}, …}``.
         units: of the arrays, by path.
+        curve: the learning curve, columns by name.
 
     Returns:
         What is in ``fit.json``, see `record`.
@@ -58,7 +70,7 @@ def write_record(
         InputError: the files cannot be written.
     """
     parities = compare({"train": train, "valid": valid}, tree.unflatten(free.base), fit.params, sigmas)
-    content = record(fit, found, free, parities, provenance, left_out, units)
+    content = record(fit, found, free, parities, provenance, left_out, units, curve)
     write_parity(Path(folder), parities)
     with replacing(Path(folder) / FILE) as path:
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
@@ -73,6 +85,7 @@ def record(
     provenance: Mapping[str, Any],
     left_out: Sequence[Mapping[str, Any]] = (),
     units: Mapping[str, str] | None = None,
+    curve: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """What ``fit.json`` holds: only what JSON can, null for what is infinite.
 
@@ -85,6 +98,7 @@ def record(
         errors: for each split, system and target its unit, sigma, n_frames, n_values, and the root mean square error
             before and after.
         left_out: as it is given.
+        curve: the columns of the learning curve, null for what is no number.
         provenance: versions, hashes, date, input.
     """
     labels = list(fit.labels)
@@ -107,6 +121,7 @@ def record(
         "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
         "errors": [_errors(one) for one in parities],
         "left_out": [dict(one) for one in left_out],
+        "curve": {name: [_finite(value) for value in column] for name, column in (curve or {}).items()},
         "provenance": dict(provenance),
     }
 
@@ -133,6 +148,11 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         )
     if missing := [part for part in _PARTS if part not in content]:
         raise InputError(f'{path}: lacks "{missing[0]}", which a record of a fit has. Is the file damaged?')
+    for part, keys in _KEYS.items():
+        for entry in content[part] if isinstance(content[part], list) else [content[part]]:
+            if not isinstance(entry, dict) or not set(keys) <= entry.keys():
+                lacks = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
+                raise InputError(f'{path}: an entry of "{part}" lacks "{lacks}". Is the file damaged?')
     return content
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import compress
+from math import inf
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -47,6 +48,9 @@ class Treatment(Spec):
         lower, upper = self.bounds or (None, None)
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"bounds are [{lower}, {upper}]; the first must be the smaller one")
+        mean = None if self.prior is None else self.prior.mean
+        if mean is not None and not (-inf if lower is None else lower) <= mean <= (inf if upper is None else upper):
+            raise ValueError(f"the mean of the prior, {mean:g}, is not within the bounds; change one of them")
         return self
 
 
@@ -57,7 +61,8 @@ class Selection(Spec):
     'Pattern over the names of arrays, such as "NonbondedForce/epsilon"; "*" also spans "/".'
     where: dict[str, str | tuple[str, ...]] | None = None
     """Patterns that attributes of the row must match, one of them each, such as {"type": "protein-C*"}. The key "atoms"
-    is for the types or classes of a row in their order, from either end: {"atoms": ["c3", "oh"]}."""
+    is for the types or classes of a row in their order, from either end: {"atoms": ["c3", "oh"]}; the key "residue" is
+    for the name of the residue in which a row stands."""
 
     def rows(self, path: str, places: Sequence[Place] | None, n_rows: int) -> np.ndarray:
         """Which rows of an array are selected, bool ``(n_rows,)``.
@@ -74,14 +79,14 @@ class Selection(Spec):
         return np.array([self._fits(place) for place in places], bool)
 
     def _fits(self, place: Place) -> bool:
-        attributes = place.element.attributes
-        for key, patterns in (self.where or {}).items():
+        for key, given in (self.where or {}).items():
+            patterns = (given,) if isinstance(given, str) else given
             if key == "atoms":
-                if not _in_either_order(atoms_of(place), (patterns,) if isinstance(patterns, str) else patterns):
+                if not _in_either_order(atoms_of(place), patterns):
                     return False
             else:
-                some = (patterns,) if isinstance(patterns, str) else patterns
-                if key not in attributes or not any(fnmatchcase(attributes[key], pattern) for pattern in some):
+                text = _attributes(place).get(key)
+                if text is None or not any(fnmatchcase(text, pattern) for pattern in patterns):
                     return False
         return True
 
@@ -93,8 +98,14 @@ class Rule(Selection):
     "What becomes of them."
 
 
+def _attributes(place: Place) -> dict[str, str]:
+    """Those of the row, and the name of the residue in which it stands, if it does."""
+    residue = place.document.residues.get(place.element)
+    return place.element.attributes if residue is None else {**place.element.attributes, "residue": residue}
+
+
 def atoms_of(place: Place) -> tuple[str, ...]:
-    """The types or classes that a row is for, in its order: ``("c3", "oh")``; of an atom in a residue, its name."""
+    """The types or classes that a row is for, in its order: ``("c3", "oh")``; else its name."""
     attributes = place.element.attributes
     for kind in ("type", "class"):
         found = [attributes[f"{kind}{k}"] for k in range(1, 9) if f"{kind}{k}" in attributes]
@@ -136,13 +147,20 @@ class Numbers:
         return replace(self, index=self.index[kept], places=places)
 
     def label(self, k: int) -> str:
-        """The k-th number in words: ``epsilon(OW)``, or its place in a network."""
+        """The k-th number in words: ``epsilon(OW)``, ``charge(NME-CH3)`` in a residue, or its place in a network."""
         column = self.path.rpartition("/")[2]
         if self.places is None:
             return f"{self.path}[{', '.join(map(str, np.unravel_index(self.index[k], self.shape)))}]"
-        key = self.places[k].key
-        name = key if isinstance(key, str) else f"{column}, number {key}"
-        return f"{name}({'-'.join(atoms_of(self.places[k])) or f'line {self.places[k].element.line}'})"
+        place, attributes = self.places[k], _attributes(self.places[k])
+        name = place.key if isinstance(place.key, str) else f"{column}, number {place.key}"
+        atoms = (
+            (attributes["residue"], attributes["name"]) if {"residue", "name"} <= attributes.keys() else atoms_of(place)
+        )
+        return f"{name}({'-'.join(atoms) or f'line {place.element.line}'})"
+
+    def full_label(self, k: int) -> str:
+        """The same with the name of the array, which tells alike numbers of two arrays apart."""
+        return f"{self.path}: {self.label(k)}"
 
 
 def moving(
@@ -181,7 +199,7 @@ def moving(
                 found.append(Numbers(path, index, rule.treatment, some, np.shape(leaf)))
         if left.any():
             uncovered.append(f"{path} ({int(left.sum())} of {n_rows})")
-    _check_rules(rules, used, chosen, params, where)
+    _check_rules(rules, used, chosen, params, places, where)
     if uncovered:
         raise InputError(
             f"{where}: no rule is for {', '.join(uncovered)}. Add rules, or as the last one "
@@ -192,10 +210,32 @@ def moving(
     return found
 
 
-def _check_rules(rules: Sequence[Rule], used: Sequence[int], chosen: Sequence[int], params: Any, where: str) -> None:
+def _check_rules(
+    rules: Sequence[Rule],
+    used: Sequence[int],
+    chosen: Sequence[int],
+    params: Any,
+    places: Mapping[str, Sequence[Place]],
+    where: str,
+) -> None:
     for number, rule in enumerate(rules):
         what = f'{where}[{number}]: "{rule.select}"' + (f" with {rule.where}" if rule.where else "")
         if not used[number]:
-            raise InputError(f"{what} selects nothing. The arrays are {', '.join(tree.paths(params))}.")
+            arrays = [path for path in tree.paths(params) if fnmatchcase(path, rule.select)]
+            hint = _rows_of(arrays, places) if arrays else f"The arrays are {', '.join(tree.paths(params))}."
+            raise InputError(f"{what} selects nothing. {hint}")
         if not chosen[number] and rule.treatment.train:
             raise InputError(f"{what} has no effect: earlier rules take all it selects. Move it up or remove it.")
+
+
+def _rows_of(arrays: Sequence[str], places: Mapping[str, Sequence[Place]]) -> str:
+    """What the rows of some arrays can be told by, and what it is in the first of them."""
+    rows = [place for path in arrays for place in places.get(path, ())]
+    if not rows:
+        return f"{', '.join(arrays)} has no rows."
+    keys = dict.fromkeys(key for place in rows for key in _attributes(place))
+    first = ", ".join(f'{key}="{text}"' for key, text in _attributes(rows[0]).items())
+    return (
+        f'The rows of {", ".join(arrays)} have {", ".join(keys)}; their types or classes go by "atoms" too. The first '
+        f"has {first}."
+    )

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffff.fit.free import Free
 from diffff.fit.information import Known, known
+from diffff.fit.noise import Noise
 from diffff.fit.objective import Objective
 from diffff.fit.optimizers import Callback, LeastSquares, Minimizer, Start
 from diffff.fit.rules import Numbers
@@ -53,6 +54,10 @@ class Fit(NamedTuple):
         """The directions that the data determine least, in words, the loosest first."""
         return [found.words for found in self.known.sloppy(list(self.labels), number)]
 
+    def stiff(self, number: int = 3) -> list[str]:
+        """The directions that the data determine best, in words, the stiffest first."""
+        return [found.words for found in self.known.stiff(list(self.labels), number)]
+
 
 def solve(
     residuals: Callable[[Any], jax.Array],
@@ -62,6 +67,7 @@ def solve(
     optimizer: Minimizer | None = None,
     max_steps: int = 200,
     start: Start | None = None,
+    noise: Noise | None = None,
     callback: Callback = lambda step, v, state: None,
 ) -> Fit:
     """Minimise ``1/2 sum r^2`` and the priors.
@@ -73,25 +79,28 @@ def solve(
         optimizer: how; None: least squares by Levenberg and Marquardt.
         max_steps: steps at most.
         start: where to begin; None: with the numbers as they are.
+        noise: of the residuals, as `noise_of` tells it; None: each by itself in units of its standard deviation.
         callback: is told each step, see `Callback`.
 
     Raises:
-        InputError: the residuals are not finite at the start, or there are none, or too many for their Jacobian.
+        InputError: the residuals are not finite at the start or their slopes at the end, there are none, or more
+            numbers move than can be dealt with.
     """
     objective = Objective(residuals, free)
+    objective.require_memory()
     begin = Start(np.zeros(free.n_free)) if start is None else start
     end = (optimizer or LeastSquares()).minimize(objective, begin, max_steps, callback)
     values = np.asarray(free.numbers(jnp.asarray(end.free)))
     by_number = np.asarray(jax.jacfwd(free.numbers)(jnp.asarray(end.free)))
-    last, slopes = objective.residuals(end.free), objective.jacobian(end.free)
+    normal, ties = objective.normal(end.free, noise), None if free.ties is None else np.asarray(free.ties)
     return Fit(
         params=free.params(jnp.asarray(end.free)),
         free=end.free,
         start=objective.start.half_square,
-        end=last.half_square,
+        end=objective.residuals(end.free).half_square,
         n_steps=end.n_steps,
         converged=end.converged,
-        known=known(last.data, slopes.data, slopes.prior, by_number, values, np.asarray(free.scales)),
+        known=known(normal, by_number, np.asarray(free.prior_weights), values, ties),
         labels=tuple(some.label(k) for some in found for k in range(len(some.index))),
         begun=np.asarray(free.starts),
     )

@@ -246,6 +246,12 @@ class Document:
         return places
 
     @cached_property
+    def residues(self) -> Mapping[Element, str]:
+        """The name of the ``<Residue>`` in which an element stands, for all that stand in one."""
+        found = (one for one in self.root.walk() if one.tag == "Residue")
+        return {part: one.attributes.get("name", "") for one in found for part in one.walk()}
+
+    @cached_property
     def _elements(self) -> frozenset[Element]:
         return frozenset(self.root.walk())
 

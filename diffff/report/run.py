@@ -18,6 +18,7 @@ from diffff.report import figures, fit
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, page, table, tag
 from diffff.train.lcurve import read_lcurve
 from diffff.train.plot import CURVES
+from diffff.train.start import has_network
 
 _FIT_CURVES = {
     "rmse": ("Root mean square of residuals", "in units of the sigmas"),
@@ -46,7 +47,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
         raise InputError(f"{folder}: there is no such directory. Give the one in which `dff train` ran.")
     if output.is_dir():
         raise InputError(f"{output}: is a directory. Give the name of a file for the page.")
-    parts = _of_fit(folder) if (folder / record.FILE).is_file() else _of_training(folder)
+    parts = _of_fit(folder) if _is_of_fit(folder) else _of_training(folder)
     name = folder.resolve().name
     note = f"Report of a run of dff train, made on {datetime.now(UTC):%Y-%m-%d} with diffff {__version__}."
     with replacing(output) as path:
@@ -56,12 +57,18 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 def _of_fit(folder: Path) -> list[Section]:
     found = record.read_record(folder)
-    origin = found["provenance"]
-    disp_file = folder / origin.get("input", {}).get("training", {}).get("disp_file", "lcurve.out")
-    curves = _curves(read_lcurve(disp_file), _FIT_CURVES) if disp_file.is_file() else []
+    curve = {name: np.array([np.nan if x is None else x for x in column]) for name, column in found["curve"].items()}
     summary, *others = fit.sections(found, parity.read_parity(folder))
-    learning = [Section("curve", "Learning curve", grid(curves))] if curves else []
-    return [summary, *learning, *others, _provenance(origin)]
+    learning = [Section("curve", "Learning curve", grid(_curves(curve, _FIT_CURVES)))] if curve else []
+    return [summary, *learning, *others, _provenance(found["provenance"])]
+
+
+def _is_of_fit(folder: Path) -> bool:
+    """Whether the last run there was a fit: it left a record, and no training of a network has begun since."""
+    completed = folder / "out.json"
+    if not (folder / record.FILE).is_file():
+        return False
+    return not (completed.is_file() and has_network(_json(completed)))
 
 
 def _of_training(folder: Path) -> list[Section]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffff.errors import InputError
 from diffff.fit.objective import Objective
 from diffff.fit.optimizers import Callback, Outcome, Start
 from diffff.train.optim import Optimizer, build, state_from_arrays, state_to_arrays
@@ -44,12 +43,7 @@ class Descent:
         if start.state:
             state = state_from_arrays(state, start.state)
         for step in range(start.n_steps, max_steps):
-            value, gradient = objective.value_and_gradient(np.asarray(leaves[_LEAF]))
-            if not (np.isfinite(value) and np.isfinite(gradient).all()):
-                raise InputError(
-                    f"the objective or its gradient is not finite after step {step}. Lower learning_rate.start_lr, "
-                    "or give bounds to the numbers that must not change their sign."
-                )
+            _, gradient = objective.value_and_gradient(np.asarray(leaves[_LEAF]))
             updates, state = step_of.update({_LEAF: jnp.asarray(gradient)}, state, leaves, learning_rate=rate(step))
             leaves = optax.apply_updates(leaves, updates)
             arrays = {name: np.asarray(array) for name, array in state_to_arrays(state).items()}

@@ -57,7 +57,7 @@ class FitData(Spec):
     units: Literal["eV/Angstrom", "kJ/mol/nm"] = "eV/Angstrom"
     "Of all numbers in the files."
     check_units: bool = True
-    "Compares forces and bond lengths with what the force field expects, and refuses those in another unit."
+    "Compares bond lengths and the targets with what the force field expects, and refuses those in another unit."
 
 
 class FitTraining(Spec):
@@ -76,7 +76,7 @@ class FitTraining(Spec):
     seed: int = 0
     "Of that draw."
     numb_steps: PositiveInt = 200
-    "Steps at most; each sees all data."
+    "Steps at most, those before a restart included; each sees all data."
     disp_file: FileName = "lcurve.out"
     "File of the learning curve."
     disp_freq: PositiveInt = 1

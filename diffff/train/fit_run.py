@@ -13,23 +13,23 @@ from jax.tree_util import Partial
 
 from diffff import spec
 from diffff.errors import InputError
-from diffff.files import in_place_of
+from diffff.fit.noise import noise_of
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
 from diffff.fit.parameters import rates
-from diffff.fit.parity import FILE as PARITY
 from diffff.fit.problem import FitSystem, Sigmas, all_residuals, merged, predicted, residuals_of
 from diffff.fit.provenance import provenance
-from diffff.fit.record import FILE as RECORD
 from diffff.fit.record import notes_of, write_record
 from diffff.fit.solve import Fit, solve
 from diffff.input_file import write_completed
 from diffff.train.descent import Descent
 from diffff.train.fit_checkpoint import FitCheckpoint
 from diffff.train.fit_config import read_fit_input
+from diffff.train.fit_outputs import check_outputs, without_record
 from diffff.train.fit_setup import FitProblem, prepare_fit
 from diffff.train.interruption import Interruption
-from diffff.train.lcurve import LearningCurve
+from diffff.train.lcurve import LearningCurve, read_lcurve
 from diffff.train.progress import Progress
+from diffff.train.setup import input_changes
 
 logger = logging.getLogger(__name__)
 
@@ -54,44 +54,51 @@ def fit(
     given = read_fit_input(input)
     problem = prepare_fit(given, input)
     start = _start(problem, init_model, restart)
-    _check_outputs(problem, input, output)
+    check_outputs(problem, input, output)
+    origin = provenance(spec.completed(given), problem.files(input))
     write_completed(given, output)
     began = time.monotonic()
     with Interruption() as interruption:
         done = _Steps(problem, interruption).to_the_end(start)
+        files = _written(problem, done, origin)
+        if given.training.leave_one_out:
+            _write_record(problem, done, origin, _left_out(problem, interruption))
+    logger.info("%.1f s; the force field is in %s", time.monotonic() - began, ", ".join(map(str, files)))
+    return files
+
+
+def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Path]:
+    """Tell what has been found, and write it."""
     logger.info("%s", done.table())
-    if loose := done.sloppy():
-        logger.info("least determined by the data: %s", "; ".join(loose))
+    for how, combinations in (("best", done.stiff()), ("least", done.sloppy())):
+        if combinations:
+            logger.info("determined %s by the data: %s", how, "; ".join(combinations))
     if not done.converged:
         logger.warning("no minimum yet after %d steps; raise numb_steps and go on with --restart", done.n_steps)
-    files = problem.field.write(given.training.xml_dir, done.params, notes=notes_of(done, problem.found))
+    notes = notes_of(done, problem.found)
+    files = problem.field.write(problem.given.training.xml_dir, done.params, notes=notes)
+    _write_record(problem, done, origin)
+    return files
+
+
+def _write_record(
+    problem: FitProblem, done: Fit, origin: dict[str, Any], left_out: Sequence[dict[str, Any]] = ()
+) -> None:
+    training = problem.given.training
+    curve = Path(training.disp_file)
     write_record(
-        Path(given.training.record_dir),
+        Path(training.record_dir),
         done,
         problem.found,
         problem.free,
         train=problem.train,
         valid=problem.valid,
-        sigmas=given.loss,
-        provenance=provenance(spec.completed(given), problem.files(input)),
-        left_out=_left_out(problem) if given.training.leave_one_out else [],
+        sigmas=problem.given.loss,
+        provenance=origin,
+        left_out=left_out,
         units=problem.field.units,
+        curve=read_lcurve(curve) if curve.is_file() else {},  # it may be /dev/null
     )
-    logger.info("%.1f s; the force field is in %s", time.monotonic() - began, ", ".join(map(str, files)))
-    return files
-
-
-def _check_outputs(problem: FitProblem, input: Path, output: Path) -> None:
-    """Refuse outputs in the place of what the fit reads."""
-    training = problem.given.training
-    outputs = [output, Path(training.disp_file), Path(training.save_ckpt)]
-    outputs += [Path(training.record_dir) / name for name in (RECORD, PARITY)]
-    outputs += problem.field.places_in(training.xml_dir)
-    if taken := in_place_of(outputs, problem.files(input)):
-        raise InputError(
-            f"{taken}: is read by the fit, and would be overwritten by its outputs. Run it in another directory, or "
-            "choose others by training.xml_dir and training.record_dir."
-        )
 
 
 def _start(problem: FitProblem, init_model: Path | None, restart: Path | None) -> Start:
@@ -99,12 +106,17 @@ def _start(problem: FitProblem, init_model: Path | None, restart: Path | None) -
     last = problem.given.training.numb_steps
     if (file := init_model or restart) is None:
         return Start(np.zeros(problem.free.n_free))
-    start = FitCheckpoint.read(file, problem.free, problem.labels).start
+    found = FitCheckpoint.read(file)
     if restart is None:
-        return Start(start.free)
-    if start.n_steps >= last:
-        raise InputError(f"the checkpoint is at step {start.n_steps}, and the fit ends at {last}. Raise numb_steps.")
-    return start
+        return Start(found.variables(file, problem.free, problem.labels))
+    found.require_same(file, problem.free, problem.labels)
+    if found.start.n_steps >= last:
+        raise InputError(
+            f"the checkpoint is at step {found.start.n_steps}, and the fit ends at {last}. Raise numb_steps."
+        )
+    if changes := input_changes(found.input, spec.completed(problem.given)):
+        logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
+    return found.start
 
 
 def _minimized(
@@ -119,13 +131,15 @@ def _minimized(
     def of_all(systems: Sequence[FitSystem], params: Any) -> jax.Array:
         return all_residuals(systems, params, given.loss)
 
+    together = merged(systems)
     return solve(
-        Partial(of_all, merged(systems)),
+        Partial(of_all, together),
         problem.free,
         problem.found,
         optimizer=_minimizer(problem),
         max_steps=given.training.numb_steps,
         start=start,
+        noise=noise_of(together, given.loss),
         callback=callback,
     )
 
@@ -146,6 +160,7 @@ class _Steps:
         self._interruption = interruption
         self._train, self._valid = merged(problem.train), merged(problem.valid)
         self._input = spec.completed(problem.given)
+        self._state: State = {}
 
     def to_the_end(self, start: Start) -> Fit:
         """Fit until the minimum or numb_steps, or until interrupted."""
@@ -155,28 +170,27 @@ class _Steps:
             validation=bool(self._problem.valid),
             continue_from=start.n_steps or None,
         )
-        self._progress = Progress(self._training.numb_steps, start=start.n_steps)
+        without_record(Path(self._training.record_dir))
+        self._progress, self._state = Progress(self._training.numb_steps, start=start.n_steps), start.state
         with self._curve, self._progress:
             if not start.n_steps:
                 self._show(0, start.free)
             done = _minimized(self._problem, self._train, start, self._note)
             if done.n_steps % self._training.disp_freq:
                 self._show(done.n_steps, done.free)
-        self._save(done.n_steps, done.free, {})
+        self._save(done.n_steps, done.free, self._state)
         return done
 
     def _note(self, step: int, v: np.ndarray, state: State) -> None:
         self._progress.update(step)
+        self._state = state
         stop = self._interruption.signal
         if step % self._training.disp_freq == 0:
             self._show(step, v)
         if stop or step % self._training.save_freq == 0:
             self._save(step, v, state)
         if stop:
-            logger.warning(
-                "%s: stopped at step %d; continue with --restart %s", stop.name, step, self._training.save_ckpt
-            )
-            raise SystemExit(128 + stop)
+            raise self._interruption.end(step, Path(self._training.save_ckpt))
 
     def _show(self, step: int, v: np.ndarray) -> None:
         """A line of the learning curve: root mean square of the residuals, and errors in the units of the sigmas."""
@@ -208,12 +222,22 @@ def _errors(systems: Sequence[FitSystem], params: Any, sigmas: Sigmas) -> dict[s
     return {"rmse": float(np.sqrt(np.concatenate(list(each.values())).mean())), **errors}
 
 
-def _left_out(problem: FitProblem) -> list[dict[str, Any]]:
+def _left_out(problem: FitProblem, interruption: Interruption) -> list[dict[str, Any]]:
     """How well each system is predicted by a fit to the others."""
     found = []
+
+    def stop_if_told(*_: object) -> None:
+        if interruption.signal is not None:
+            logger.warning(
+                "%s: stopped while systems were left out in turn; the fit to all of them is complete and written",
+                interruption.signal.name,
+            )
+            raise SystemExit(128 + interruption.signal)
+
     for one in problem.train:
+        stop_if_told()
         others = [system for system in problem.train if system is not one]
-        done = _minimized(problem, others, Start(np.zeros(problem.free.n_free)))
+        done = _minimized(problem, others, Start(np.zeros(problem.free.n_free)), stop_if_told)
         errors = _errors([one], done.params, problem.given.loss)
         logger.info(
             "without %s: its %s", one.name, ", ".join(f"{name} = {value:.3g}" for name, value in errors.items())

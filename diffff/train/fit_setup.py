@@ -13,11 +13,12 @@ from diffff.errors import InputError
 from diffff.fit.data import read_frames
 from diffff.fit.free import Free, free_of, residues_of
 from diffff.fit.parameters import table_of
-from diffff.fit.problem import FitSystem, check_targets, merged
+from diffff.fit.problem import FitSystem, Sigmas, check_targets, merged
 from diffff.fit.rules import Numbers
 from diffff.fit.used import without_unused
 from diffff.frontend.forcefield import ForceField
 from diffff.frontend.reference import periodic_box, symbols_of
+from diffff.input_file import resolve
 from diffff.model_input import Bound, Deep, total_of
 from diffff.structure import Structure
 from diffff.train.fit_config import FitData, FitInput, FittedSum
@@ -38,7 +39,7 @@ class FitProblem:
         free: the free variables.
         train: frames that the numbers are fitted to.
         valid: frames that they are compared with, if any.
-        topologies: the files of the topologies.
+        others: the files of topologies and of Deep Potentials.
     """
 
     given: FitInput
@@ -48,16 +49,23 @@ class FitProblem:
     free: Free
     train: list[FitSystem]
     valid: list[FitSystem]
-    topologies: list[Path]
+    others: list[Path]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Of the numbers that move."""
-        return tuple(some.label(k) for some in self.found for k in range(len(some.index)))
+        """Of the numbers that move, with the names of their arrays."""
+        return tuple(some.full_label(k) for some in self.found for k in range(len(some.index)))
+
+    @property
+    def data(self) -> list[str]:
+        """The directories and files of the data."""
+        training = self.given.training
+        named = [one.systems for one in (training.training_data, training.validation_data) if one is not None]
+        return [name for some in named for name in ((some,) if isinstance(some, str) else some)]
 
     def files(self, input: Path) -> list[Path]:
         """All files that the fit has read, but for the data."""
-        return [input, *(document.path for document in self.field.documents), *self.topologies]
+        return [input, *(document.path for document in self.field.documents), *self.others]
 
 
 def prepare_fit(given: FitInput, path: Path) -> FitProblem:
@@ -75,10 +83,10 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
     valid = [] if training.validation_data is None else models.frames(training.validation_data)
     if training.validation_fraction is not None:
         train, valid = _split(train, training.validation_fraction, training.seed)
-    if training.leave_one_out and len(train) < 2:
-        raise InputError("training.leave_one_out needs two systems or more; there is one.")
+    if training.leave_one_out:
+        _check_each_left_out(train, given.loss)
     params = models.params
-    found = given.parameters.moving(params, models.field.rows)
+    found = given.parameters.moving(models.field.params(), models.field.rows)
     free = free_of(params, found, given.parameters.ties, models.residues())
     check_targets(train, free.params(jnp.zeros(free.n_free)), given.loss)
     found, free, unused = without_unused(found, free, merged([*train, *valid]))
@@ -91,15 +99,16 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
         )
     for title, systems in (("training", train), ("validation", valid)):
         lines = [f"  {one.name}: {len(one.positions)} frames, {', '.join(one.labels)}" for one in systems]
-        logger.info("%s", "\n".join([f"{title} data", *lines]))
-    return FitProblem(given, models.field, params, found, free, train, valid, list(models.topologies.structures))
+        if lines:
+            logger.info("%s", "\n".join([f"{title} data", *lines]))
+    return FitProblem(given, models.field, params, found, free, train, valid, models.files)
 
 
 class _Models:
     """The model of the input for every topology that the data have."""
 
     def __init__(self, given: FitInput, folder: Path) -> None:
-        self._given, self._folder = given.model, folder
+        self._given, self._folder, self._targets = given.model, folder, given.loss.targets
         self.field = given.force_field.force_field(folder)
         self.topologies = Topologies(given.force_field.topology, folder, given.force_field.extra_particles)
         self._bounds: dict[int, Bound] = {}
@@ -108,6 +117,13 @@ class _Models:
     def params(self) -> dict[str, Any]:
         """The parameter tree, the same for all topologies."""
         return next(iter(self._bounds.values())).params
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of the topologies and of Deep Potentials."""
+        parts = self._given.models if isinstance(self._given, FittedSum) else ()
+        deep = [resolve(part.file, self._folder) or part.file for part in parts if isinstance(part, Deep)]
+        return [*self.topologies.structures, *map(Path, deep)]
 
     def frames(self, data: FitData) -> list[FitSystem]:
         """The frames of all systems of a section."""
@@ -123,6 +139,7 @@ class _Models:
                 part=lambda topology: self._made(_without_positions(topology)).potential,
                 units=data.units,
                 check_units=data.check_units,
+                targets=self._targets,
             )
         return found
 
@@ -153,6 +170,19 @@ class _Models:
 
 def _without_positions(topology: Any) -> Structure:
     return Structure(symbols_of(topology), np.zeros((topology.getNumAtoms(), 3)), periodic_box(topology), topology)
+
+
+def _check_each_left_out(systems: list[FitSystem], sigmas: Sigmas) -> None:
+    """Refuse systems of which the others could not be fitted to."""
+    if len(systems) < 2:
+        raise InputError("training.leave_one_out needs two systems or more; there is one.")
+    for target in sigmas.targets:
+        having = [one.name for one in systems if target in one.labels]
+        if len(having) == 1:
+            raise InputError(
+                f"training.leave_one_out: without {having[0]} no system has {target}.npy, so it is no fit to the same "
+                f'targets. Add such labels to others, or leave "{target}" or leave_one_out out.'
+            )
 
 
 def _split(systems: list[FitSystem], fraction: float, seed: int) -> tuple[list[FitSystem], list[FitSystem]]:

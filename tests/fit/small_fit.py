@@ -36,7 +36,9 @@ class Small(NamedTuple):
     valid: list[FitSystem]
     sigmas: Sigmas
 
-    def written(self, folder: Path, origin: dict[str, Any], left_out: list[dict[str, Any]]) -> dict[str, Any]:
+    def written(
+        self, folder: Path, origin: dict[str, Any], left_out: list[dict[str, Any]], curve: Any = None
+    ) -> dict[str, Any]:
         """Write the record of the fit; what is in it."""
         return write_record(
             folder,
@@ -49,6 +51,7 @@ class Small(NamedTuple):
             provenance=origin,
             left_out=left_out,
             units=self.field.units,
+            curve=curve,
         )
 
 

@@ -198,6 +198,7 @@ KJ, KCAL = units.KJ_PER_MOL_PER_EV, units.KJ_PER_MOL_PER_EV / units.KJ_PER_KCAL
         ({"length": 1.0 / BOHR}, "covalent radii. The nearest known factor is 1.8897, that of bohr read as Å"),
         ({"length": 10.0}, r"are 1.17 nm apart on the average, 10.1 times .* No unit in use explains this factor\."),
         ({"force": 0.0, "energy": KJ}, "energies, without their mean, of the labels .* that of kJ/mol read as eV"),
+        ({"energy": KCAL}, "energies, without their mean, of the labels .* that of kcal/mol read as eV"),
     ],
 )
 def test_wrong_units_are_noticed(tmp_path, factors, message):
@@ -232,3 +233,53 @@ def test_a_folder_stands_for_itself_alone(tmp_path):
     for one in found:
         (system,) = read_frames([one], topology, field.create_potential(topology), field.params())
         assert system.name == one.name
+
+
+DEBYE = units.NM_PER_ANGSTROM / units.E_NM_PER_DEBYE
+
+
+@pytest.mark.parametrize(
+    ("label", "factor", "message"),
+    [
+        ("dipole", DEBYE, r"dipoles of the labels are 4.8 times .* factor is 4.8032, that of Debye read as e Å"),
+        ("esp", 1.0 / HARTREE, r"potentials of the labels are 0.0367 times .* that of Hartree/e read as V"),
+        ("esp", KCAL, r"that of kcal/mol/e read as V"),
+        ("interaction", KJ, r"interaction energies of the labels .* that of kJ/mol read as eV"),
+        ("interaction", 1.0 / HARTREE, r"interaction energies of the labels .* that of Hartree read as eV"),
+    ],
+)
+def test_wrong_units_of_what_is_compared_are_noticed(tmp_path, label, factor, message):
+    """And nothing is said of labels that the fit leaves out."""
+    write_dimer(tmp_path, (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV))
+    path = tmp_path / f"set.000/{label}.npy"
+    np.save(path, factor * np.load(path))
+    with pytest.raises(InputError, match=message):
+        read_dimer(tmp_path)
+    read_dimer(tmp_path, targets=("energy", "force"))
+    read_dimer(tmp_path, check_units=False)
+
+
+def test_fragments_matter_to_interactions_only(tmp_path):
+    write_dimer(tmp_path, (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV), **{"fragment.raw": None})
+    assert not read_dimer(tmp_path, targets=("energy",)).fragments
+    with pytest.raises(InputError, match=r"has interaction.npy, but no fragment.raw"):
+        read_dimer(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "pdb", "xml"),
+    [
+        ("ethanol", "ethanol/ethanol.pdb", "ethanol/ethanol.xml"),
+        ("ethanol_esp", "ethanol/ethanol.pdb", "ethanol/ethanol.xml"),
+        ("butane", "butane/butane.pdb", "butane/butane.xml"),
+        ("water_dimer", "water_dimer/water_dimer.pdb", "tip3p.xml"),
+        ("dialanine", "dialanine/dialanine.pdb", "amber14/protein.ff14SB.xml"),
+    ],
+)
+def test_no_alarm_is_false(folder, pdb, xml):
+    data = ROOT / "data"
+    topology = app.PDBFile(str(data / pdb)).topology
+    field = ForceField(data / xml if (data / xml).is_file() else xml)
+    potential = field.create_potential(topology)
+    read_frames(str(data / folder), topology, potential, field.params(), part=field.create_potential)

@@ -84,3 +84,18 @@ def test_equal_numbers_have_equal_bounds():
 def test_what_makes_no_sense(rule, ties, message):
     with pytest.raises(InputError, match=message):
         free(rule, ties=ties)
+
+
+def test_variables_of_numbers():
+    """The inverse of the map, with all kinds of bounds, and with ties as far as they allow."""
+    rules = (
+        {"select": "A/q"},
+        {"select": "A/k", "treatment": {"bounds": [0.5, 5.0]}},
+        {"select": "B/x", "treatment": {"bounds": [None, 9.0], "scale": 2.0}},
+    )
+    for ties in ((), [FixedSum(select="A/q"), Equal(select="A/k")]):
+        given = free(*rules, ties=ties)
+        v = RNG.normal(size=given.n_free)
+        np.testing.assert_allclose(given.variables(np.asarray(given.numbers(v))), v, rtol=1e-9, atol=1e-12)
+    off = np.asarray(given.numbers(v)) + np.array([0, 0, 0, 0, 0.1, 0, 0, 0, 0])
+    assert abs(float(jnp.sum(given.numbers(given.variables(off))[4:8]) - 0.5)) < 1e-12

@@ -5,12 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import least_squares
 
+from diffff.fit.combinations import in_words
 from diffff.fit.free import Equal, free_of
-from diffff.fit.information import in_words, known
+from diffff.fit.information import Normal, known
 from diffff.fit.rules import Rule, moving
 from diffff.spec import validate
 
 KEEP = {"select": "*", "treatment": {"train": False}}
+
+
+def normal_of(residuals, jacobian, weights=None, constants=0.0):
+    """The normal equations of residuals whose squares count ``weights`` times."""
+    w = np.ones(len(residuals)) if weights is None else weights
+    noise = jacobian.T @ (w[:, None] * jacobian)
+    return Normal(jacobian.T @ jacobian, noise, float(residuals @ residuals), float(w.sum()) - constants)
 
 
 def of_line(y, sigma, prior=0.0, degenerate=False):
@@ -20,7 +28,7 @@ def of_line(y, sigma, prior=0.0, degenerate=False):
     found = np.linalg.lstsq(design, y / sigma, rcond=None)[0]
     n = design.shape[1]
     residuals = design @ found - y / sigma
-    return known(residuals, design, prior * np.eye(n), np.eye(n), found, np.ones(n))
+    return known(normal_of(residuals, design), np.eye(n), prior * np.ones(n), found)
 
 
 def test_a_straight_line_has_the_errors_of_the_textbook():
@@ -60,9 +68,8 @@ def test_a_prior_is_what_is_known_without_data():
     rng = np.random.default_rng(3)
     y = rng.normal(size=400)
     jacobian = np.ones((400, 1)) / np.std(y)
-    found = known(
-        (y.mean() - y) / np.std(y), jacobian, np.array([[20.0 / np.std(y)]]), np.eye(1), np.zeros(1), np.ones(1)
-    )
+    normal = normal_of((y.mean() - y) / np.std(y), jacobian)
+    found = known(normal, np.eye(1), np.array([20.0 / np.std(y)]), np.zeros(1))
     np.testing.assert_allclose(found.informed, 0.5, rtol=0.01)
     np.testing.assert_allclose(found.errors, np.std(y) / np.sqrt(800), rtol=0.01)
 
@@ -89,7 +96,8 @@ def test_a_fit_with_bounds_and_ties_finds_the_truth_and_its_errors():
     end = least_squares(residuals, np.zeros(free.n_free), slope, method="lm")
     x = np.asarray(free.numbers(end.x))
     by_number = np.asarray(jax.jacobian(free.numbers)(jnp.asarray(end.x)))
-    found = known(end.fun, np.asarray(slope(end.x)), np.zeros((6, 5)), by_number, x, np.asarray(free.scales))
+    normal = normal_of(end.fun, np.asarray(slope(end.x)))
+    found = known(normal, by_number, np.zeros(6), x, np.asarray(free.ties))
     expected = np.concatenate([truth["M"][name] for name in ("D", "a", "r")])  # in the order of the tree
     assert np.all(np.abs(x - expected) < 3.5 * found.errors)
     assert np.all(found.errors < 0.05 * np.abs(expected))
@@ -101,7 +109,7 @@ def test_each_direction_that_no_data_determine_is_of_few_numbers():
     rng, labels = np.random.default_rng(5), ["a", "b", "c", "d", "e"]
     x = np.arange(10.0)
     design = np.stack([x, x, 0 * x, np.ones(10), 0 * x], axis=1)
-    found = known(rng.normal(size=10), design, np.zeros((5, 5)), np.eye(5), np.zeros(5), np.ones(5))
+    found = known(normal_of(rng.normal(size=10), design), np.eye(5), np.zeros(5), np.zeros(5))
     sloppy = found.sloppy(labels, 4)
     assert {one.words for one in sloppy[:3]} <= {"c", "e", "a against b", "b against a"}
     assert len({frozenset(one.words.split(" against ")) for one in sloppy[:3]}) == 3
@@ -119,7 +127,7 @@ def test_what_is_known_does_not_depend_on_scales():
     design[:, 3], design[:, 4] = design[:, 2], 0.0
 
     def of(units):
-        return known(residuals, design / units, np.zeros((5, 5)), np.eye(5), np.zeros(5), np.ones(5))
+        return known(normal_of(residuals, design / units), np.eye(5), np.zeros(5), np.zeros(5))
 
     units = np.array([1e4, 1e-4, 1e4, 1.0, 1e4])
     plain, scaled = of(np.ones(5)), of(units)
@@ -127,3 +135,43 @@ def test_what_is_known_does_not_depend_on_scales():
     np.testing.assert_allclose(scaled.errors, plain.errors * units, rtol=1e-6)
     np.testing.assert_allclose(scaled.scatter, np.sqrt(residuals @ residuals / (30 - 3)), rtol=1e-6)
     np.testing.assert_allclose(scaled.informed, [1.0, 1.0, 0.0, 0.0, 0.0])
+
+
+def test_constants_that_are_fitted_along_count_as_numbers():
+    """Slopes of many short lines, each with a constant of its own: the scatter is that of the noise."""
+    rng, x = np.random.default_rng(8), np.arange(2.0) - 0.5
+    y = rng.normal(size=(300, 2))
+    y -= y.mean(axis=1, keepdims=True)
+    design = np.tile(x, 300)[:, None]
+    slope = float(design[:, 0] @ y.ravel() / (design[:, 0] @ design[:, 0]))
+    found = known(
+        normal_of(slope * design[:, 0] - y.ravel(), design, constants=300.0), np.eye(1), np.zeros(1), np.zeros(1)
+    )
+    np.testing.assert_allclose(found.scatter, 1.0, atol=0.1)
+    np.testing.assert_allclose(found.errors, 1.0 / np.sqrt(150.0), rtol=0.1)
+
+
+def test_weights_are_no_smaller_noise():
+    """A mean weighted by w has the variance ``s^2 sum w^2 / (sum w)^2``; without priors all is known from the data."""
+    rng = np.random.default_rng(9)
+    w = np.exp(-rng.exponential(2.0, size=40))
+    w /= w.mean()
+    design, means, errors, scatters = np.sqrt(w)[:, None], [], [], []
+    for _ in range(400):
+        y = rng.normal(size=40)
+        means.append(w @ y / w.sum())
+        found = known(normal_of(np.sqrt(w) * (means[-1] - y), design, w), np.eye(1), np.zeros(1), np.zeros(1))
+        errors.append(found.errors[0])
+        scatters.append(found.scatter**2)
+        assert found.informed[0] == 1.0
+    np.testing.assert_allclose(np.mean(scatters), 1.0, atol=0.05)
+    np.testing.assert_allclose(np.mean(errors), np.sqrt(np.sum(w**2)) / np.sum(w), rtol=0.05)
+    np.testing.assert_allclose(np.mean(errors), np.std(means), rtol=0.1)
+
+
+def test_combinations_are_named_where_numbers_have_no_bounds():
+    """A number that a bound has let move 400 times its scale is not named for that."""
+    turn = np.array([[np.cos(0.02), -np.sin(0.02)], [np.sin(0.02), np.cos(0.02)]])
+    jacobian = np.vstack([np.diag([10.0, 1.0]) @ turn, np.zeros((8, 2))])
+    found = known(normal_of(np.ones(10), jacobian), np.diag([400.0, 1.0]), np.zeros(2), np.zeros(2))
+    assert [one.words for one in found.sloppy(["a", "b"])] == ["b", "a"]

@@ -60,7 +60,11 @@ def test_leaves_without_rows_move_as_a_whole(field):
     [
         ([{"select": "HarmonicBondForce/k"}], r"no rule is for HarmonicBondForce/length \(3 of 3\), Periodic"),
         ([{"select": "HarmonicBondForce/q"}, KEEP], r'parameters\[0\]: "HarmonicBondForce/q" selects nothing'),
-        ([{"select": "*/k", "where": {"class1": "zz"}}, KEEP], r"with \{'class1': 'zz'\} selects nothing"),
+        (
+            [{"select": "*Bond*/k", "where": {"class1": "zz"}}, KEEP],
+            r"with \{'class1': 'zz'\} selects nothing\. The rows of HarmonicBondForce/k have class1, class2, length, k;"
+            r'.* The first has class1="c3", class2="c3"',
+        ),
         ([KEEP, {"select": "*/k"}], r'parameters\[1\]: "\*/k" has no effect: earlier rules take all'),
         ([KEEP], "all numbers are kept as they are"),
     ],
@@ -82,8 +86,47 @@ def test_conditions_on_rows_need_rows():
         ({"bounds": [2, 1]}, r"bounds are \[2.0, 1.0\]; the first must be the smaller one"),
         ({"train": False, "scale": 1.0}, "mean nothing; remove them"),
         ({"prior": {"sigma": 0}}, "sigma: must be greater than 0"),
+        ({"prior": {"sigma": 1, "mean": -3}, "bounds": [0, 5]}, "the mean of the prior, -3, is not within the bounds"),
+        ({"prior": {"sigma": 1, "mean": 3}, "bounds": [None, 2]}, "the mean of the prior, 3, is not within the bounds"),
     ],
 )
 def test_treatments_that_make_no_sense(treatment, message):
     with pytest.raises(InputError, match=message):
         validate(Rule, {"select": "*", "treatment": treatment})
+
+
+def test_a_prior_may_have_its_mean_on_a_bound():
+    validate(Rule, {"select": "*", "treatment": {"prior": {"sigma": 1, "mean": 0}, "bounds": [0, None]}})
+
+
+def test_charges_in_residues_go_by_residue_and_atom(tmp_path):
+    (tmp_path / "a.xml").write_text(RESIDUES)
+    field = ForceField(tmp_path / "a.xml")
+    (some,) = moving(field.params(), field.rows, [validate(Rule, r) for r in ({"select": "*/charge"}, KEEP)])
+    assert [some.label(k) for k in range(3)] == ["charge(ACE-CH3)", "charge(NME-N)", "charge(NME-CH3)"]
+    for where, index in (({"residue": "NME"}, [1, 2]), ({"residue": "*", "name": "CH3"}, [0, 2]), ({"type": "n"}, [1])):
+        rules = [validate(Rule, r) for r in ({"select": "*/charge", "where": where}, KEEP)]
+        (some,) = moving(field.params(), field.rows, rules)
+        np.testing.assert_array_equal(some.index, index)
+    rules = [validate(Rule, r) for r in ({"select": "*/charge", "where": {"residue": "ALA"}}, KEEP)]
+    with pytest.raises(InputError, match=r"The rows of NonbondedForce/charge have name, type, charge, residue; "):
+        moving(field.params(), field.rows, rules)
+
+
+RESIDUES = """<ForceField>
+ <AtomTypes>
+  <Type name="ct" class="CT" element="C" mass="12.01"/> <Type name="n" class="N" element="N" mass="14.01"/>
+ </AtomTypes>
+ <Residues>
+  <Residue name="ACE"><Atom name="CH3" type="ct" charge="0.1"/></Residue>
+  <Residue name="NME">
+   <Atom name="N" type="n" charge="-0.4"/> <Atom name="CH3" type="ct" charge="0.4"/>
+   <Bond atomName1="N" atomName2="CH3"/>
+  </Residue>
+ </Residues>
+ <NonbondedForce coulomb14scale="0.8333" lj14scale="0.5">
+  <UseAttributeFromResidue name="charge"/>
+  <Atom type="ct" sigma="0.34" epsilon="0.36"/> <Atom type="n" sigma="0.30" epsilon="0.88"/>
+ </NonbondedForce>
+</ForceField>
+"""

@@ -19,7 +19,7 @@ from diffff.fit.provenance import provenance
 from diffff.report import figures
 from diffff.report.page import number
 from diffff.report.run import report
-from diffff.train.lcurve import LearningCurve
+from diffff.train.lcurve import LearningCurve, read_lcurve
 from tests.fit.small_fit import small_fit
 
 AWKWARD = "<b>warm & 'dry'</b>"
@@ -72,11 +72,12 @@ def made(tmp_path_factory):
     done = small_fit(folder, names=("cold", AWKWARD))
     completed = {"training": {"numb_steps": 5}, "_note": "</pre><script>alert(1)</script>"}
     left_out = [{"system": name, "errors": {"rmse": 1.5, "rmse_force": 31.25}} for name in ("cold", AWKWARD)]
-    content = done.written(folder, provenance(completed, [folder / "water.xml"]), left_out)
     with LearningCurve(folder / "lcurve.out", ["rmse", "rmse_energy", "rmse_force"], validation=True) as curve:
         for step in range(4):
             errors = {"rmse": 9.0 / (1 + step), "rmse_energy": 4.0 / (1 + step), "rmse_force": 90.0 / (1 + step)}
             curve.write(step, train=errors, valid=errors, lr=np.nan)
+    origin = provenance(completed, [folder / "water.xml"])
+    content = done.written(folder, origin, left_out, read_lcurve(folder / "lcurve.out"))
     return folder, content
 
 
@@ -267,9 +268,33 @@ def test_predictions_that_are_missing(run):
         report(run)
 
 
-def test_a_record_without_a_curve(run):
-    (run / "lcurve.out").unlink()
+def test_the_curve_is_that_of_the_fit(run):
+    """Whatever has become of lcurve.out since."""
+    first = report(run).read_bytes()
+    (run / "lcurve.out").write_text("# step rmse_e_trn\n1 2.0\n")
+    assert report(run).read_bytes() == first
+    content = json.loads((run / "fit.json").read_text())
+    assert content["curve"]["step"] == [0, 1, 2, 3] and content["curve"]["lr"] == [None] * 4
+    (run / "fit.json").write_text(json.dumps(content | {"curve": {}}))
     assert "Learning curve" not in Page(report(run).read_text()).headings
+
+
+def test_a_network_that_was_trained_in_its_place_since(run, deep):
+    """The page is that of the last run, and mixes nothing of the fit into it."""
+    for name in ("out.json", "curve.out"):
+        shutil.copy(deep / name, run / name)
+    assert Page(report(run).read_text()).headings == ["Learning curve", "Provenance"]
+    (run / "out.json").write_text(json.dumps({"model": {"type": "xml"}}))
+    assert "All numbers" in Page(report(run).read_text()).headings
+
+
+@pytest.mark.parametrize("part", ["numbers", "errors", "left_out", "objective"])
+def test_entries_that_lack_something(run, part):
+    content = json.loads((run / "fit.json").read_text())
+    content[part] = {"label": 1} if part == "objective" else [{"label": "a"}, 3]
+    (run / "fit.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf'fit\.json: an entry of "{part}" lacks "\w+"\. Is the file damaged'):
+        report(run)
 
 
 def test_without_matplotlib(run, monkeypatch):

@@ -1,7 +1,10 @@
 """`dff train` for force fields: recovery of known numbers, restart, what it writes, and what it refuses."""
 
 import json
+import os
 import re
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +13,25 @@ import openmm.app as app
 import pytest
 
 from diffff.errors import InputError
+from diffff.fit.provenance import sha256_of
 from diffff.fit.record import read_record
 from diffff.frontend.forcefield import ForceField
-from diffff.train.fit_config import json_schema
+from diffff.train import fit_run
+from diffff.train.fit_checkpoint import FitCheckpoint
+from diffff.train.fit_config import json_schema, read_fit_input
 from diffff.train.fit_run import fit
+from diffff.train.fit_setup import prepare_fit
 from diffff.train.lcurve import read_lcurve
 from diffff.train.start import start
+from tests.md.systems import MODEL, SPRING
 from tests.train.made_fit import RULES, XML, fit_input, perturbed, write_data, write_input, write_molecule
+
+WATER_PDB = """\
+HETATM    1  O   HOH A   1       0.000   0.000   0.000  1.00  0.00           O
+HETATM    2  H1  HOH A   1       0.970   0.000   0.000  1.00  0.00           H
+HETATM    3  H2  HOH A   1      -0.240   0.940   0.000  1.00  0.00           H
+END
+"""
 
 
 @pytest.fixture
@@ -47,6 +62,17 @@ def test_a_known_force_field_is_found_again(folder):
     assert record["objective"]["converged"]
     assert {one["split"] for one in record["errors"]} == {"train", "valid"}
     np.testing.assert_allclose(_energy(file), _energy(_written(folder, XML)), rtol=0, atol=1e-6)
+
+
+def as_xyz(system, path):
+    """The frames of a system as extended XYZ."""
+    energy, x, f = (np.load(system / f"set.000/{name}.npy") for name in ("energy", "coord", "force"))
+    lines = []
+    for e, positions, forces in zip(energy, x.reshape(-1, 4, 3), f.reshape(-1, 4, 3), strict=True):
+        lines += ["4", f'Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy={e} pbc="F F F"']
+        for symbol, row in zip("COHH", np.concatenate([positions, forces], axis=1), strict=True):
+            lines.append(" ".join([symbol, *map(str, row)]))
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _written(folder, xml):
@@ -135,11 +161,6 @@ def test_every_optimizer_goes_down_and_goes_on(folder, optimizer):
 
 def _stopped_at(folder, given, step):
     """A run that was told to stop after some steps."""
-    import os
-    import signal
-
-    from diffff.train import fit_run
-
     noted = fit_run._Steps._show
 
     def show(self, done, v):
@@ -171,6 +192,10 @@ def test_some_frames_are_left_for_validation_and_each_system_in_turn(folder):
     assert all(one["errors"]["rmse_force"] < 1e-2 for one in record["left_out"])
 
 
+PRIOR_BEYOND = {"bounds": [0, 5], "prior": {"sigma": 1, "mean": -3}}
+TWO = {"systems": ["train", "other"]}
+
+
 def broken(folder, name):
     """Inputs that make no sense, by what is wrong with them."""
     rule = {"select": "Harmonic*Force/*"}
@@ -200,6 +225,15 @@ def broken(folder, name):
         "cutoff": {"model": {"nonbonded_method": "PME"}},
         "unknown key": {"model": {"topologie": "mol.pdb"}},
         "in place": {"training": {"xml_dir": "."}},
+        "over the data": {"training": {"disp_file": "train/set.000/energy.npy"}},
+        "over a file of data": {"training": {"save_ckpt": "data.xyz", "training_data": {"systems": ["data.xyz"]}}},
+        "one name": {"training": {"save_ckpt": "lcurve.out"}},
+        "a file for a directory": {"training": {"record_dir": "mol.pdb/record"}},
+        "a directory for a file": {"training": {"disp_file": "."}},
+        "weights": {"loss": {"energy": None, "weights": {"type": "boltzmann", "temperature": 300}}},
+        "prior mean": {"parameters": {"rules": [rule | {"treatment": PRIOR_BEYOND}, rest]}},
+        "where": {"parameters": {"rules": [{"select": "*/k", "where": {"klass": "c"}}, *RULES]}},
+        "left out": {"loss": {"dipole": 0.01}, "training": {"training_data": TWO, "leave_one_out": True}},
         "two models": {"model": {"type": "sum", "files": None, "topology": None, "models": []}},
     }
     return fit_input(**changes[name])
@@ -232,17 +266,122 @@ def broken(folder, name):
         ("cutoff", "nonbonded_method PME needs a periodic box"),
         ("unknown key", 'unknown key; did you mean "topology"?'),
         ("in place", "mol.xml: is read by the fit, and would be overwritten by its outputs"),
+        ("over the data", "train/set.000/energy.npy: is read by the fit, and would be overwritten"),
+        ("over a file of data", "data.xyz: is read by the fit, and would be overwritten"),
+        ("one name", "lcurve.out: training.disp_file and training.save_ckpt are one file"),
+        ("a file for a directory", "mol.pdb is no directory). Choose another place by training.record_dir"),
+        ("a directory for a file", ".: cannot be written (it is a directory). Choose another place by training.disp"),
+        ("weights", '"weights" are those of energies, which have no sigma'),
+        ("prior mean", "the mean of the prior, -3, is not within the bounds"),
+        (
+            "where",
+            "The rows of HarmonicAngleForce/k, HarmonicBondForce/k have class1, class2, class3, angle, k, length;",
+        ),
+        ("left out", "training.leave_one_out: without train no system has dipole.npy"),
         ("two models", "$.model.models"),
     ],
 )
 def test_what_makes_no_sense_is_refused(folder, name, sentence):
     write_data(folder / "train", 6, seed=1)
     write_data(folder / "wrong", 6, seed=1, scale=96.485)
+    write_data(folder / "other", 6, seed=2)
+    if name == "left out":
+        np.save(folder / "train/set.000/dipole.npy", np.full((6, 3), 0.2))
+    as_xyz(folder / "train", folder / "data.xyz")
     path = write_input(folder, broken(folder, name))
     with pytest.raises(InputError) as error:
         start(path, output=folder / "out.json")
     assert sentence in re.sub(r"\s+", " ", str(error.value))
     assert not (folder / "fitted").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_checkpoint_or_begins_with_its_numbers(folder, caplog):
+    """With another input it says so; with other scales, bounds and rules the numbers are the same."""
+    write_data(folder / "train", 6, seed=1)
+    (folder / "mol.xml").write_text(perturbed(0.2, seed=3))
+    rate = {"start_lr": 0.3, "stop_lr": 0.01}
+    adam = {"optimizer": {"type": "Adam"}, "learning_rate": rate}
+    path = write_input(folder, fit_input(training={"numb_steps": 3}, **adam))
+    with caplog.at_level("INFO"):
+        fit(path, output=folder / "out.json")
+    assert "determined best by the data: " in caplog.text and "determined least by the data: " in caplog.text
+    assert "training data" in caplog.text and "validation data" not in caplog.text
+    assert FitCheckpoint.read(folder / "fit.ckpt.h5").start.state
+    changed = write_input(folder, fit_input(training={"numb_steps": 4}, loss={"force": 20.0}, **adam))
+    fit(changed, restart=folder / "fit.ckpt.h5", output=folder / "out.json")
+    assert "not the input of the checkpoint, so the run continues as another: loss.force was 10.0" in caplog.text
+    assert read_lcurve("lcurve.out")["step"].tolist() == [0, 1, 2, 3, 4]
+    before = {one["label"]: one["value"] for one in read_record(folder)["numbers"]}
+    rules = [{"select": "HarmonicBondForce/*", "treatment": {"scale": 3.0}}, RULES[-1]]
+    other = write_input(folder, fit_input(parameters={"rules": rules}, training={"numb_steps": 1}))
+    (folder / "fit.ckpt.h5").rename(folder / "old.h5")
+    problem = prepare_fit(read_fit_input(other), other)
+    v = fit_run._start(problem, folder / "old.h5", None).free
+    for label, value in zip(problem.labels, np.asarray(problem.free.numbers(v)), strict=True):
+        np.testing.assert_allclose(value, before[label.partition(": ")[2]], rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_record_is_that_of_this_fit(folder):
+    """That of an earlier one goes when a fit begins; the hashes are those of the files that were read."""
+    write_data(folder / "train", 6, seed=1)
+    write_data(folder / "other", 6, seed=2)
+    (folder / "mol.xml").write_text(perturbed(0.2, seed=3))
+    for name in ("fit.json", "parity.h5"):
+        (folder / name).write_text("of an earlier fit")
+    training = {"numb_steps": 2, "training_data": TWO, "leave_one_out": True}
+    path = write_input(folder, fit_input(training=training))
+    left_out, seen = fit_run._left_out, {}
+
+    def stopped(problem, interruption):
+        seen.update(read_record(folder))
+        (folder / "mol.xml").write_text("something else")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return left_out(problem, interruption)
+
+    fit_run._left_out = stopped
+    hashes = {name: sha256_of(folder / name) for name in ("mol.xml", "train")}
+    try:
+        with pytest.raises(SystemExit) as end:
+            fit(path, output=folder / "out.json")
+    finally:
+        fit_run._left_out = left_out
+    assert end.value.code == 128 + signal.SIGTERM
+    record = read_record(folder)
+    assert record == seen and record["left_out"] == []
+    told = {one["path"]: one["sha256"] for kind in ("files", "data") for one in record["provenance"][kind]}
+    assert told["train"] == hashes["train"] and told["mol.xml"] == hashes["mol.xml"]
+    assert record["curve"]["step"] == [0, 1, 2]
+    (folder / "mol.xml").write_text(perturbed(0.2, seed=3))
+    _stopped_at(folder, fit_input(training=training), 1)
+    assert not (folder / "fit.json").exists() and not (folder / "parity.h5").exists()
+
+
+@pytest.mark.slow
+def test_a_network_in_a_sum_stays_as_it_is_and_is_hashed(tmp_path, monkeypatch):
+    """Rules are about the force field; its file is in the provenance."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "water.xml").write_text(SPRING.replace('"5000"', '"450000"'))
+    (tmp_path / "water.pdb").write_text(WATER_PDB)
+    shutil.copy(MODEL, tmp_path / "water.dp")
+    (tmp_path / "data/set.000").mkdir(parents=True)
+    for name, text in (("type.raw", "0 1 1"), ("type_map.raw", "O H"), ("nopbc", "")):
+        (tmp_path / "data" / name).write_text(text)
+    x = np.array([[0, 0, 0, 0.97, 0, 0, -0.24, 0.94, 0]]) + np.random.default_rng(1).normal(scale=0.02, size=(4, 9))
+    for name, values in (("coord", x), ("energy", np.zeros(4)), ("force", np.zeros((4, 9)))):
+        np.save(tmp_path / f"data/set.000/{name}.npy", values)
+    given = fit_input(parameters={"rules": [{"select": "*"}]}, training={"numb_steps": 1})
+    xml = {"type": "xml", "files": ["water.xml"], "topology": "water.pdb", "rigid_water": False}
+    given["model"] = {"type": "sum", "models": [xml, {"type": "deep", "file": "water.dp"}]}
+    given["training"]["training_data"] = {"systems": ["data"], "check_units": False}
+    fit(write_input(tmp_path, given), output=tmp_path / "out.json")
+    record = read_record(tmp_path)
+    assert {one["array"] for one in record["numbers"]} == {"HarmonicBondForce/k", "HarmonicBondForce/length"}
+    assert "water.dp" in {one["path"] for one in record["provenance"]["files"]}
+    given["parameters"]["rules"].insert(0, {"select": "DeepPot/*"})
+    with pytest.raises(InputError, match='"DeepPot/\\*" selects nothing'):
+        fit(write_input(tmp_path, given), output=tmp_path / "out.json")
 
 
 @pytest.mark.slow
@@ -253,7 +392,7 @@ def test_checkpoints_of_other_fits_are_refused(folder):
     rules = [{"select": "HarmonicBondForce/*"}, RULES[-1]]
     other = write_input(folder, fit_input(parameters={"rules": rules}))
     with pytest.raises(InputError, match="is of a fit of other numbers"):
-        fit(other, init_model=folder / "fit.ckpt.h5", output=folder / "out.json")
+        fit(other, restart=folder / "fit.ckpt.h5", output=folder / "out.json")
     path = write_input(folder, fit_input())
     (folder / "mol.xml").write_text(perturbed(0.1, seed=1))
     with pytest.raises(InputError, match="the numbers there are not those"):
