@@ -184,6 +184,7 @@ def test_all_bonded_tags_have_the_energy_of_openmm(tmp_path, ordering):
     np.testing.assert_allclose(found, energy, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_each_row_has_the_derivative_of_the_edited_file(toy):
     path, topology, x = toy
     ff = ForceField(path)

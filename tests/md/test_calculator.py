@@ -36,6 +36,7 @@ def test_a_sum_of_a_deep_potential_and_xml_is_a_potential_like_others(tmp_path):
     check(Calculator(system.potential, system.params), system, system.positions, system.box, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [deep_water, peptide])
 def test_the_virial_is_the_derivative_with_respect_to_the_box(make):
     """The step is so small that hardly a pair crosses the cutoff, where the energy of a pair is cut."""

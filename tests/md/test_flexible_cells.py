@@ -126,6 +126,7 @@ def test_a_strained_crystal_relaxes_as_in_openmm():
         assert np.all(error / 4.15 < 0.1 * HIGH)
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_rigid_water_in_a_flexible_cell_has_the_energy_of_that_cell():
     """PME in a skewed box against OpenMM with the same grid; distances stay, and energy is kept."""

@@ -170,6 +170,7 @@ def test_deep_water_keeps_its_energy_and_renews_its_lists():
         np.testing.assert_allclose(state.virial[replica], virial, rtol=0, atol=1e-9 * np.abs(virial).max())
 
 
+@pytest.mark.slow
 def test_what_cannot_go_well_is_told():
     system = deep_water()
     some = particles(system.masses)

@@ -87,6 +87,7 @@ def test_deep_water_goes_on_as_if_it_had_not_been_killed(tmp_path):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.sampling
 @pytest.mark.slow
 def test_rigid_water_with_a_peptide_keeps_energy_and_distances(tmp_path):
     """The log of the last state: energy, temperature, and pressure from the energy of boxes of other volumes."""

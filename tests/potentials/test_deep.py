@@ -236,6 +236,7 @@ def test_units_of_the_potential(models: dict[str, Model]) -> None:
     np.testing.assert_allclose(strain, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fparam_aparam", "default_fparam"])
 def test_frame_and_atomic_parameters_are_the_potentials_own(models: dict[str, Model], case: str) -> None:
     """DeePMD-kit's energy, forces and virial, from a potential that was given the numbers once."""

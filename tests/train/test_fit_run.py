@@ -44,6 +44,7 @@ def numbers(record):
     return {one["label"]: one for one in record["numbers"]}
 
 
+@pytest.mark.slow
 def test_a_known_force_field_is_found_again(folder):
     """From a start that is off by 20 %, without noise: the numbers themselves; the XML is OpenMM's and says so."""
     write_data(folder / "train", 12, seed=1)

@@ -18,6 +18,7 @@ from diffff.train.lcurve import read_lcurve
 from tests.train import small
 
 DFF = [sys.executable, "-c", "import diffff.cli; diffff.cli.main()", "train", "input.json"]
+LONG = [pytest.mark.slow, pytest.mark.sampling]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 pytestmark = pytest.mark.skipif(not MPIEXEC.exists(), reason="mpich is not installed")
 
@@ -68,7 +69,7 @@ def run(folder, n_ranks, *words, fails=False):
     return log
 
 
-@pytest.mark.parametrize("systems", ["one", pytest.param("two mixed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("systems", ["one", pytest.param("two mixed", marks=LONG)])
 def test_bits_do_not_depend_on_the_number_of_ranks(data, tmp_path, systems):
     changes = {
         "training.deterministic": True,
@@ -92,7 +93,10 @@ def alone(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "zero_stage"), [(4, 0), (2, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("n", "zero_stage"),
+    [pytest.param(4, 0, marks=LONG), pytest.param(2, 1, marks=LONG), pytest.param(2, 2, marks=LONG), (2, 3)],
+)
 def test_weights_are_the_same_to_rounding(data, alone, tmp_path, n, zero_stage):
     """With frames of different numbers of atoms in a batch, and with the state in parts."""
     run(write(tmp_path, data, n, **{"training.zero_stage": zero_stage}), n)
