@@ -17,6 +17,7 @@ that such a direction moves has no standard error.
 Source: G. A. F. Seber and C. J. Wild, Nonlinear Regression, Wiley 1989, chapters 2 and 5.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,17 @@ class Known(NamedTuple):
     directions: np.ndarray
     scatter: float
     covariance: np.ndarray
+
+    def table(self, labels: Sequence[str], begun: np.ndarray) -> str:
+        """A line for each number: value at the start, value, standard error, and how much of it is from the data."""
+        width = max(map(len, labels), default=0)
+        lines = [f"{'':{width}s} {'start':>12s} {'value':>12s} {'error':>10s} {'from data':>9s}"]
+        for label, start, value, error, share in zip(
+            labels, begun, self.values, self.errors, self.informed, strict=True
+        ):
+            how = f"{error:10.2g} {share:9.0%}" if np.isfinite(error) else f"{'not determined':>20s}"
+            lines.append(f"{label:{width}s} {start:12.6g} {value:12.6g} {how}")
+        return "\n".join(lines)
 
     def sloppy(self, labels: list[str], number: int = 3) -> list[Combination]:
         """The combinations that the data determine least, the loosest first."""

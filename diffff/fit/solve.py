@@ -42,13 +42,7 @@ class Fit(NamedTuple):
 
     def table(self) -> str:
         """A line for each number: start, value, standard error, and how much of it is from the data."""
-        width = max(map(len, self.labels), default=0)
-        lines = [f"{'':{width}s} {'start':>12s} {'value':>12s} {'error':>10s} {'from data':>9s}"]
-        columns = zip(self.labels, self.begun, self.known.values, self.known.errors, self.known.informed, strict=True)
-        for label, begun, value, error, informed in columns:
-            how = f"{error:10.2g} {informed:9.0%}" if np.isfinite(error) else f"{'not determined':>20s}"
-            lines.append(f"{label:{width}s} {begun:12.6g} {value:12.6g} {how}")
-        return "\n".join(lines)
+        return self.known.table(self.labels, self.begun)
 
     def sloppy(self, number: int = 3) -> list[str]:
         """The directions that the data determine least, in words, the loosest first."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffff.fit.information import RANK_TOLERANCE
+from diffff.fit.notes import with_error
 from diffff.fit.parity import Parity
-from diffff.fit.record import with_error
 from diffff.report import figures
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, table, tag
 

@@ -14,11 +14,12 @@ from jax.tree_util import Partial
 from diffff import spec
 from diffff.errors import InputError
 from diffff.fit.noise import noise_of
+from diffff.fit.notes import notes_of
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
 from diffff.fit.parameters import rates
 from diffff.fit.problem import FitSystem, Sigmas, all_residuals, merged, predicted, residuals_of
 from diffff.fit.provenance import provenance
-from diffff.fit.record import notes_of, write_record
+from diffff.fit.record import write_record
 from diffff.fit.solve import Fit, solve
 from diffff.input_file import write_completed
 from diffff.train.descent import Descent
@@ -75,7 +76,7 @@ def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Pat
             logger.info("determined %s by the data: %s", how, "; ".join(combinations))
     if not done.converged:
         logger.warning("no minimum yet after %d steps; raise numb_steps and go on with --restart", done.n_steps)
-    notes = notes_of(done, problem.found)
+    notes = notes_of(done.known, problem.found)
     files = problem.field.write(problem.given.training.xml_dir, done.params, notes=notes)
     _write_record(problem, done, origin)
     return files

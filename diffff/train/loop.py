@@ -22,16 +22,17 @@ from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
 from diffff.train.devices import Devices
-from diffff.train.force_field import FREE, GROUP
+from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve
+from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
 from diffff.train.step import Metrics, TrainState, batch_errors, make_step, mean_power, spread
-from diffff.train.validation import FullValidation, full_validations, summary
+from diffff.train.validation import SUMMARY_FRAMES, FullValidation, errors_over, full_validations, summary
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +245,7 @@ class Run:
             self.frozen = {**self.frozen, "DeepPot/bias": devices.everywhere(changed["DeepPot"]["bias"])}
             path = self._saved(keeper, completed, last)
         if problem.moved is not None:
-            v = devices.whole(self.state.trained)[FREE]
-            files = problem.moved.write(training.xml_dir, v) if devices.writes else []
-            logger.info("the force field is in %s", ", ".join(map(str, files)))
+            self._write_rows(problem.moved)
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
         logger.info("%s", summary(problem, self._weights(), self.basis))
@@ -319,6 +318,17 @@ class Run:
             for name, value in errors.items():
                 total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** mean_power(name)
         return {name: (value / weight) ** (1 / mean_power(name)) for name, value in total.items()}
+
+    def _write_rows(self, moved: MovedRows) -> None:
+        """Tell what has become of the numbers of the force field, and write its files."""
+        problem, devices, weights = self.problem, self.problem.devices, self._weights()["last"]
+        errors, _ = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES, devices)
+        groups = [devices.local(group)[0][1] for group in problem.train.groups]
+        v = np.asarray(weights[GROUP][LEAF])
+        known = moved.known(v, groups, errors)
+        logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))
+        files = moved.write(problem.given.training.xml_dir, v, known) if devices.writes else []
+        logger.info("the force field is in %s", ", ".join(map(str, files)))
 
     def _weights(self) -> dict[str, Params]:
         """The parameter trees with the last weights and with those of their averages that are kept."""

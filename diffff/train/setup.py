@@ -13,9 +13,7 @@ import numpy as np
 from diffff import spec
 from diffff.data.systems import System, data_type_map, read_systems
 from diffff.errors import InputError
-from diffff.fit.free import Free
 from diffff.fit.parameters import table_of
-from diffff.fit.rules import Numbers
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, truncate
@@ -29,6 +27,7 @@ from diffff.train.force_field import GROUP, LEAF, ForceFieldPart
 from diffff.train.frames import Frames, Place, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
+from diffff.train.moved_rows import MovedRows
 from diffff.train.neighbor_stat import NeighborCounts, all_pairs, count, resolve
 from diffff.train.sampling import Sampler
 from diffff.train.statistics import fill
@@ -74,25 +73,6 @@ class DataSet:
         return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
 
 
-@dataclass(frozen=True, eq=False)
-class MovedRows:
-    """The numbers of a force field that are trained with a network.
-
-    Attributes:
-        part: the force field.
-        found: the numbers.
-        free: the free variables.
-    """
-
-    part: ForceFieldPart
-    found: list[Numbers]
-    free: Free
-
-    def write(self, folder: str, v: Any) -> list[Path]:
-        """Write the files of the force field with the numbers of these free variables."""
-        return self.part.field.write(folder, self.free.params(v))
-
-
 @dataclass(frozen=True)
 class Problem:
     """What is trained on what.
@@ -116,7 +96,7 @@ class Problem:
     valid: DataSet | None
     shortest: float
     numb_steps: int
-    moved: "MovedRows | None" = None
+    moved: MovedRows | None = None
     devices: Devices = ONE_DEVICE
 
     def learned(self, params: Params) -> DataSet:

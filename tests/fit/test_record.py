@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from diffff.errors import InputError
+from diffff.fit.notes import notes_of, with_error
 from diffff.fit.parity import read_parity
 from diffff.fit.problem import predictions, residuals
 from diffff.fit.provenance import provenance, sha256_of
-from diffff.fit.record import notes_of, read_record, with_error, write_record
+from diffff.fit.record import read_record, write_record
 from diffff.frontend.forcefield import ForceField
 from tests.fit.small_fit import small_fit
 
@@ -100,7 +101,7 @@ def test_systems_of_one_name_stay_apart(small, tmp_path):
 
 def test_notes_stand_behind_the_rows(small, tmp_path):
     _, done, content = small
-    notes = notes_of(done.fit, done.found)
+    notes = notes_of(done.fit.known, done.found)
     assert notes["HarmonicBondForce/length"][1] is None
     (path,) = done.field.write(tmp_path, done.fit.params, notes)
     rows = [line for line in path.read_text().splitlines() if "diffff:" in line]

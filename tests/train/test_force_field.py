@@ -11,12 +11,16 @@ import pytest
 import diffff
 from diffff import units
 from diffff.errors import InputError
+from diffff.fit.data import read_frames
+from diffff.fit.information import known
+from diffff.fit.objective import Objective
+from diffff.fit.problem import Sigmas, all_residuals
 from diffff.frontend.forcefield import ForceField
 from diffff.md.calculator import Calculator
 from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.config import read_input
-from diffff.train.evaluate import evaluate
+from diffff.train.evaluate import Errors, Sums, evaluate
 from diffff.train.force_field import FREE
 from diffff.train.groups import merge, partition
 from diffff.train.setup import prepare
@@ -133,6 +137,33 @@ def test_rows_and_weights_have_exact_derivatives(folder):
     assert checked >= 6
 
 
+@pytest.mark.slow
+def test_errors_of_rows_are_those_of_a_fit_with_the_same_sigmas(folder):
+    """The network says nothing at the start, so that both look at the same residuals."""
+    problem = problem_of(folder, sum_input(parameters=MOVING))
+    moved, sigmas = problem.moved, {"e": 0.02, "f": 0.05}
+    errors = Errors({name: Sums(squared=sigma**2, weight=1.0) for name, sigma in sigmas.items()})
+    found = moved.known(np.zeros(moved.free.n_free), problem.train.groups, errors)
+    field = ForceField(folder / "mol.xml")
+    topology = app.PDBFile("mol.pdb").topology
+    potential = field.create_potential(topology)
+    frames = read_frames("train", topology, potential, field.params())
+    per = {"energy": units.KJ_PER_MOL_PER_EV, "force": units.KJ_PER_MOL_PER_NM_PER_EV_PER_ANGSTROM}
+    given = Sigmas(relative=False, **{name: per[name] * sigmas[name[0]] for name in per})
+    objective = Objective(lambda tree: all_residuals(frames, tree, given), moved.free)
+    normal = objective.normal(np.zeros(moved.free.n_free))
+    wanted = known(
+        normal._replace(square=normal.n), slopes_of(moved.free), np.asarray(moved.free.prior_weights), found.values
+    )
+    np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-8)
+    assert np.all(found.errors > 0.0)
+    assert "length(c-o)" in moved.table(found)
+
+
+def slopes_of(free):
+    return np.asarray(jax.jacfwd(free.numbers)(jnp.zeros(free.n_free)))
+
+
 def _trained(problem):
     return [path for path in diffff.tree.flatten(problem.params) if "/d" not in path and "bias" not in path]
 
@@ -143,6 +174,7 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
     start(path, output=folder / "out.json")
     whole, files = ckpt.read(folder / "model.ckpt-6.h5"), (folder / "fitted/mol.xml").read_bytes()
     assert np.any(whole.parts["trained"][FREE] != 0.0)
+    assert b"+-" in files
     start(path, restart=folder / "model.ckpt-3.h5", output=folder / "out.json")
     again = ckpt.read(folder / "model.ckpt-6.h5")
     for part in ("trained", "optimizer"):

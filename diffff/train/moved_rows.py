@@ -1,0 +1,95 @@
+"""The numbers of a force field that are trained with a network: their files, and how well they are known at the end.
+
+With the network as it is, and J the derivatives of energies and forces of the training frames in the free variables,
+each over the root mean square of its error, the standard errors are those of `diffff.fit.information`. What a network
+could take over from a number is not in them, so they are lower bounds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffff.fit.free import Free
+from diffff.fit.information import Known, Normal, known
+from diffff.fit.notes import notes_of
+from diffff.fit.rules import Numbers
+from diffff.train.evaluate import Errors
+from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
+from diffff.train.frames import Frames
+
+_AT_ONCE = 32  # frames
+
+
+@dataclass(frozen=True, eq=False)
+class MovedRows:
+    """The numbers of a force field that are trained with a network.
+
+    Attributes:
+        part: the force field.
+        found: the numbers.
+        free: the free variables.
+    """
+
+    part: ForceFieldPart
+    found: list[Numbers]
+    free: Free
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the numbers."""
+        return [some.label(k) for some in self.found for k in range(len(some.index))]
+
+    def known(self, v: np.ndarray, groups: Sequence[Frames], errors: Errors) -> Known:
+        """How well the numbers are known, the network being as it is.
+
+        Args:
+            v: the free variables at the end, shape ``(n_free,)``.
+            groups: training frames.
+            errors: of the sum for these.
+        """
+        sigmas = np.array([errors.rmse("e"), errors.rmse("f")])
+        weights = np.where(sigmas > 0.0, 1.0 / np.where(sigmas > 0.0, sigmas, 1.0), 0.0)  # 0 without a label (nan)
+        data, n = np.zeros((self.free.n_free, self.free.n_free)), 0
+        for group in groups:
+            base = group.force_field
+            assert base is not None  # it moves
+            n_frames = len(group.positions)
+            n += n_frames * (1 + 3 * len(base.atoms))
+            for first in range(0, n_frames, _AT_ONCE):
+                some = np.arange(first, first + _AT_ONCE)
+                own, some = some < n_frames, np.minimum(some, n_frames - 1)
+                given = base.take(jnp.asarray(some)), group.positions[some], group.boxes[some]
+                data += np.asarray(_products(self.free, jnp.asarray(v), *given, own[:, None] * weights))
+        by_number = np.asarray(jax.jacfwd(self.free.numbers)(jnp.asarray(v)))
+        ties = None if self.free.ties is None else np.asarray(self.free.ties)
+        values = np.asarray(self.free.numbers(jnp.asarray(v)))
+        return known(
+            Normal(data, data, float(n), float(n)), by_number, np.asarray(self.free.prior_weights), values, ties
+        )
+
+    def table(self, found: Known) -> str:
+        """A line for each number, see `Known.table`."""
+        return found.table(self.labels, np.asarray(self.free.starts))
+
+    def write(self, folder: str, v: np.ndarray, found: Known) -> list[Path]:
+        """Write the files of the force field with the numbers of these free variables, and their errors beside them."""
+        return self.part.field.write(folder, self.free.params(jnp.asarray(v)), notes=notes_of(found, self.found))
+
+
+@jax.jit
+def _products(
+    free: Free, v: jax.Array, base: ForceFieldFrames, positions: jax.Array, boxes: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """``J^T J`` of some frames; the weights ``(n_frames, 2)`` are those of energies and forces, 1 / sigma."""
+
+    def residuals(v: jax.Array) -> jax.Array:
+        found = base.predict(free.params(v), positions, boxes)
+        energy, force = found["energy"] * weights[:, 0], found["force"] * weights[:, 1, None, None]
+        return jnp.concatenate([energy, jnp.ravel(force)])
+
+    columns = jax.vmap(lambda direction: jax.jvp(residuals, (v,), (direction,))[1])(jnp.eye(len(v)))
+    return columns @ columns.T
