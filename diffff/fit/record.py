@@ -12,6 +12,7 @@ from diffff import tree
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.fit.free import Free
+from diffff.fit.number_record import entries
 from diffff.fit.parity import Parity, compare, write_parity
 from diffff.fit.problem import FitSystem, Sigmas
 from diffff.fit.rules import Numbers
@@ -115,7 +116,7 @@ def record(
             "steps": int(fit.n_steps),
             "scatter": float(fit.known.scatter),
         },
-        "numbers": _numbers(fit, found, free, units or {}),
+        "numbers": entries(fit.known, found, free, units or {}),
         "spectrum": [float(value) for value in fit.known.relative_eigenvalues()],
         "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
         "errors": [_errors(one) for one in parities],
@@ -153,42 +154,6 @@ def read_record(folder: str | Path) -> dict[str, Any]:
                 lacks = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
                 raise InputError(f'{path}: an entry of "{part}" lacks "{lacks}". Is the file damaged?')
     return content
-
-
-def _numbers(fit: Fit, found: Sequence[Numbers], free: Free, units: Mapping[str, str]) -> list[dict[str, Any]]:
-    values, errors, informed = fit.known.values, fit.known.errors, fit.known.informed
-    lower, upper = np.asarray(free.lower), np.asarray(free.upper)
-    means, weights, scales = (np.asarray(one) for one in (free.prior_means, free.prior_weights, free.scales))
-    rows, n = [], 0
-    for some in found:
-        for k, index in enumerate(some.index):
-            bounds = [_finite(lower[n]), _finite(upper[n])]
-            prior = {"mean": float(means[n]), "sigma": float(1.0 / weights[n])} if weights[n] > 0.0 else None
-            rows.append(
-                {
-                    "label": fit.labels[n],
-                    "array": some.path,
-                    "index": [int(i) for i in np.unravel_index(index, some.shape)],
-                    **_place(some, k),
-                    "unit": units.get(some.path),
-                    "start": float(fit.begun[n]),
-                    "value": float(values[n]),
-                    "error": _finite(errors[n]),
-                    "from_data": float(informed[n]),
-                    "scale": float(scales[n]),
-                    "bounds": None if bounds == [None, None] else bounds,
-                    "prior": prior,
-                }
-            )
-            n += 1
-    return rows
-
-
-def _place(some: Numbers, k: int) -> dict[str, Any]:
-    if some.places is None:
-        return {"file": None, "line": None, "attribute": None}
-    place = some.places[k]
-    return {"file": place.document.path.name, "line": place.element.line, "attribute": place.key}
 
 
 def _errors(one: Parity) -> dict[str, Any]:

@@ -32,6 +32,15 @@ def sections(record: dict[str, Any], parities: Sequence[Parity]) -> list[Section
     return [part for part in parts if part.content]
 
 
+def of_rows(numbers: Sequence[dict[str, Any]]) -> list[Section]:
+    """What has become of the numbers of a force field that were trained with a network."""
+    words = "Errors take the network as it is: what it could take over from a number is not in them."
+    return [
+        Section("moves", "How far the numbers of the force field moved", _moves(numbers)),
+        Section("numbers", "Numbers of the force field", join([tag("p", words, class_="quiet"), _numbers(numbers)])),
+    ]
+
+
 def _summary(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
     objective, numbers = record["objective"], record["numbers"]
     n_frames = {split: _n_frames(record["errors"], split) for split in SPLITS}

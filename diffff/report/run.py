@@ -12,6 +12,7 @@ from diffff import __version__
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.fit import parity, record
+from diffff.fit.number_record import read_rows
 from diffff.fit.problem import UNITS
 from diffff.fit.provenance import sha256_of
 from diffff.report import figures, fit
@@ -91,6 +92,8 @@ def _of_training(folder: Path) -> list[Section]:
     if val_log.is_file():
         parts.append(Section("validation", "All validation frames", _validation(read_lcurve(val_log))))
         files.append(val_log)
+    if rows := read_rows(folder / training.get("xml_dir", "fitted")):
+        parts += fit.of_rows(rows)
     checkpoint = folder / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
     origin: dict[str, Any] = {"input": given, "versions": {}}
     if checkpoint.is_file():

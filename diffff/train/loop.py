@@ -15,6 +15,7 @@ import numpy as np
 from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
+from diffff.fit.number_record import FILE as ROWS
 from diffff.fit.parameters import rates
 from diffff.input_file import write_completed
 from diffff.model import Model
@@ -199,6 +200,7 @@ class Run:
         devices = problem.devices
         if devices.writes:
             keeper.check_directory()
+            (Path(training.xml_dir) / ROWS).unlink(missing_ok=True)  # of an earlier run
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)
@@ -327,7 +329,7 @@ class Run:
         v = np.asarray(weights[GROUP][LEAF])
         known = moved.known(v, groups, errors)
         logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))
-        files = moved.write(problem.given.training.xml_dir, v, known) if devices.writes else []
+        files = moved.write(Path(problem.given.training.xml_dir), v, known) if devices.writes else []
         logger.info("the force field is in %s", ", ".join(map(str, files)))
 
     def _weights(self) -> dict[str, Params]:

@@ -16,6 +16,7 @@ import numpy as np
 from diffff.fit.free import Free
 from diffff.fit.information import Known, Normal, known
 from diffff.fit.notes import notes_of
+from diffff.fit.number_record import entries, write_rows
 from diffff.fit.rules import Numbers
 from diffff.train.evaluate import Errors
 from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
@@ -75,9 +76,12 @@ class MovedRows:
         """A line for each number, see `Known.table`."""
         return found.table(self.labels, np.asarray(self.free.starts))
 
-    def write(self, folder: str, v: np.ndarray, found: Known) -> list[Path]:
-        """Write the files of the force field with the numbers of these free variables, and their errors beside them."""
-        return self.part.field.write(folder, self.free.params(jnp.asarray(v)), notes=notes_of(found, self.found))
+    def write(self, folder: Path, v: np.ndarray, found: Known) -> list[Path]:
+        """Write the files of the force field with the numbers of these free variables, their errors beside them."""
+        field = self.part.field
+        files = field.write(folder, self.free.params(jnp.asarray(v)), notes=notes_of(found, self.found))
+        write_rows(folder, entries(found, self.found, self.free, field.units))
+        return files
 
 
 @jax.jit

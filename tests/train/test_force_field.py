@@ -13,11 +13,13 @@ from diffff import units
 from diffff.errors import InputError
 from diffff.fit.data import read_frames
 from diffff.fit.information import known
+from diffff.fit.number_record import read_rows
 from diffff.fit.objective import Objective
 from diffff.fit.problem import Sigmas, all_residuals
 from diffff.frontend.forcefield import ForceField
 from diffff.md.calculator import Calculator
 from diffff.model import Model
+from diffff.report.run import report
 from diffff.train import checkpoint as ckpt
 from diffff.train.config import read_input
 from diffff.train.evaluate import Errors, Sums, evaluate
@@ -175,6 +177,12 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
     whole, files = ckpt.read(folder / "model.ckpt-6.h5"), (folder / "fitted/mol.xml").read_bytes()
     assert np.any(whole.parts["trained"][FREE] != 0.0)
     assert b"+-" in files
+    rows = read_rows(folder / "fitted")
+    assert [row["label"] for row in rows] == ["k(c-o)", "k(c-h)", "length(c-o)", "length(c-h)"]
+    assert all(row["value"] != row["start"] and row["error"] > 0.0 for row in rows)
+    page = report(folder).read_text()
+    assert "Numbers of the force field" in page
+    assert "length(c-o)" in page
     start(path, restart=folder / "model.ckpt-3.h5", output=folder / "out.json")
     again = ckpt.read(folder / "model.ckpt-6.h5")
     for part in ("trained", "optimizer"):

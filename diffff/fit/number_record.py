@@ -1,0 +1,86 @@
+"""What is to be told of each number after a fit; beside a network, in a file of its own, ``rows.json``."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffff.errors import InputError
+from diffff.files import replacing
+from diffff.fit.free import Free
+from diffff.fit.information import Known
+from diffff.fit.rules import Numbers
+
+FILE = "rows.json"
+
+
+def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What there is to tell of each number; null for what is infinite.
+
+    Args:
+        known: how well each is known.
+        found: the numbers, as `moving` gave them.
+        free: their variables.
+        units: of the arrays, by path.
+    """
+    values, errors, informed, starts = known.values, known.errors, known.informed, np.asarray(free.starts)
+    lower, upper = np.asarray(free.lower), np.asarray(free.upper)
+    means, weights, scales = (np.asarray(one) for one in (free.prior_means, free.prior_weights, free.scales))
+    rows, n = [], 0
+    for some in found:
+        for k, index in enumerate(some.index):
+            bounds = [_finite(lower[n]), _finite(upper[n])]
+            prior = {"mean": float(means[n]), "sigma": float(1.0 / weights[n])} if weights[n] > 0.0 else None
+            rows.append(
+                {
+                    "label": some.label(k),
+                    "array": some.path,
+                    "index": [int(i) for i in np.unravel_index(index, some.shape)],
+                    **_place(some, k),
+                    "unit": units.get(some.path),
+                    "start": float(starts[n]),
+                    "value": float(values[n]),
+                    "error": _finite(errors[n]),
+                    "from_data": float(informed[n]),
+                    "scale": float(scales[n]),
+                    "bounds": None if bounds == [None, None] else bounds,
+                    "prior": prior,
+                }
+            )
+            n += 1
+    return rows
+
+
+def _place(some: Numbers, k: int) -> dict[str, Any]:
+    if some.places is None:
+        return {"file": None, "line": None, "attribute": None}
+    place = some.places[k]
+    return {"file": place.document.path.name, "line": place.element.line, "attribute": place.key}
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``rows.json`` to a directory."""
+    with replacing(folder / FILE) as path:
+        path.write_text(json.dumps({"numbers": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a directory; none if it has no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["numbers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Is the file damaged? Remove it to go without.") from None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
