@@ -218,13 +218,15 @@ class Run:
                 recent.append((done, system, chosen))
                 frames, indices = problem.train.locate(system, chosen)
                 self.state, metrics = step(self.state, self.frozen, frames, indices)
-                stop = interruption.is_due(devices)
                 show = done == 1 or done % training.disp_freq == 0
+                if show:
+                    jax.block_until_ready(metrics)  # the time of steps that are still being computed counts
+                progress.update(done)
+                stop = interruption.is_due(devices)
                 save = done % training.save_freq == 0 or done == last or stop
                 due = [validation for validation in self.validations if validation.is_due(done)]
                 if show or save or due:
-                    self._check_finite(recent)  # it waits for the steps that are still being computed
-                progress.update(done)
+                    self._check_finite(recent)
                 if show:
                     train_errors = self._displayed(metrics, done)
                     valid_errors = self._validate(float(rate(done)) / given.learning_rate.start_lr)
