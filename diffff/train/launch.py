@@ -21,6 +21,7 @@ from diffff.errors import InputError
 
 _CONNECT = 60  # seconds in which all ranks have to be there
 _SILENT = 30  # seconds after which a rank that gives no sign counts as lost
+_PASSED_ON = 1  # seconds in which a launcher passes on what was printed: what is left at the abort, it drops
 _FIRST_SPEAKS = 3  # seconds for which the others keep still: an error of all ranks is to be told once
 _OF_OTHERS = ("Gloo", "NCCL", "coordination", "UNAVAILABLE")  # what messages about lost connections speak of
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Open MPI; MPICH and Intel MPI; MVAPICH
@@ -69,10 +70,10 @@ def ranks() -> Iterator[Launch]:
     """
     try:
         launch = Launch.of(os.environ)
-    except InputError as error:
+    except InputError:
         if _rank_of(os.environ):
             raise SystemExit(1) from None  # rank 0 tells it
-        raise error
+        raise
     if launch.n_ranks == 1:
         yield launch
         return
@@ -126,6 +127,7 @@ def _stop_all(launch: Launch, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
     print(text if not rank else f"rank {rank}: {text}", file=sys.stderr, flush=True)
     if launch.by == "mpi4py" and "mpi4py.MPI" in sys.modules:
+        time.sleep(_PASSED_ON)
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(1)
     os._exit(1)  # an orderly end would wait for the others
 
