@@ -37,3 +37,17 @@ def in_place_of(outputs: Iterable[Path], inputs: Iterable[Path]) -> Path | None:
     """The first output that would take the place of an input; None if there is none."""
     read = {Path(file).resolve() for file in inputs}
     return next((file for file in outputs if file.resolve() in read), None)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that an earlier run has left, if it is there.
+
+    Raises:
+        InputError: it is, and cannot be removed.
+    """
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"{path}: is of an earlier run, and cannot be removed ({error.strerror}).") from None

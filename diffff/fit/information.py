@@ -20,9 +20,12 @@ Source: G. A. F. Seber and C. J. Wild, Nonlinear Regression, Wiley 1989, chapter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffff.fit.combinations import Combination, directions_of, in_words
+from diffff.fit.free import Free
 
 RANK_TOLERANCE = 1e-10
 _EXACT = 1e-6  # residuals in units of their sigmas, below which rounding is all that they show
@@ -138,6 +141,14 @@ def known(
         scatter=scatter,
         covariance=covariance,
     )
+
+
+def known_at(normal: Normal, free: Free, v: np.ndarray) -> Known:
+    """`known` at the free variables ``v (n_free,)``, from what the data say there."""
+    at = jnp.asarray(v)
+    by_number, values = np.asarray(jax.jacfwd(free.numbers)(at)), np.asarray(free.numbers(at))
+    ties = None if free.ties is None else np.asarray(free.ties)
+    return known(normal, by_number, np.asarray(free.prior_weights), values, ties)
 
 
 def _scaled(matrix: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

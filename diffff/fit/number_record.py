@@ -32,7 +32,7 @@ def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[s
     rows, n = [], 0
     for some in found:
         for k, index in enumerate(some.index):
-            bounds = [_finite(lower[n]), _finite(upper[n])]
+            bounds = [finite(lower[n]), finite(upper[n])]
             prior = {"mean": float(means[n]), "sigma": float(1.0 / weights[n])} if weights[n] > 0.0 else None
             rows.append(
                 {
@@ -43,7 +43,7 @@ def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[s
                     "unit": units.get(some.path),
                     "start": float(starts[n]),
                     "value": float(values[n]),
-                    "error": _finite(errors[n]),
+                    "error": finite(errors[n]),
                     "from_data": float(informed[n]),
                     "scale": float(scales[n]),
                     "bounds": None if bounds == [None, None] else bounds,
@@ -82,5 +82,6 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: cannot be read ({error}). Is the file damaged? Remove it to go without.") from None
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None, null in JSON, where it is infinite or none."""
     return float(value) if math.isfinite(value) else None

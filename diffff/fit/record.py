@@ -1,7 +1,6 @@
 """`fit.json`: all that is to be known of a fit later."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from diffff import tree
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.fit.free import Free
-from diffff.fit.number_record import entries
+from diffff.fit.number_record import entries, finite
 from diffff.fit.parity import Parity, compare, write_parity
 from diffff.fit.problem import FitSystem, Sigmas
 from diffff.fit.rules import Numbers
@@ -121,7 +120,7 @@ def record(
         "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
         "errors": [_errors(one) for one in parities],
         "left_out": [dict(one) for one in left_out],
-        "curve": {name: [_finite(value) for value in column] for name, column in (curve or {}).items()},
+        "curve": {name: [finite(value) for value in column] for name, column in (curve or {}).items()},
         "provenance": dict(provenance),
     }
 
@@ -166,10 +165,6 @@ def _errors(one: Parity) -> dict[str, Any]:
         "sigma": one.sigma,
         "n_frames": len(one.reference),
         "n_values": int(one.reference.size),
-        "before": _finite(before),
-        "after": _finite(after),
+        "before": finite(before),
+        "after": finite(after),
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

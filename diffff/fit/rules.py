@@ -163,6 +163,11 @@ class Numbers:
         return f"{self.path}: {self.label(k)}"
 
 
+def labels_of(found: Sequence[Numbers]) -> tuple[str, ...]:
+    """Of all numbers, one after the other; see `Numbers.label`."""
+    return tuple(some.label(k) for some in found for k in range(len(some.index)))
+
+
 def moving(
     params: Any, places: Mapping[str, Sequence[Place]], rules: Sequence[Rule], where: str = "parameters"
 ) -> list[Numbers]:

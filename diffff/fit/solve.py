@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff.fit.free import Free
-from diffff.fit.information import Known, known
+from diffff.fit.information import Known, known_at
 from diffff.fit.noise import Noise
 from diffff.fit.objective import Objective
 from diffff.fit.optimizers import Callback, LeastSquares, Minimizer, Start
-from diffff.fit.rules import Numbers
+from diffff.fit.rules import Numbers, labels_of
 
 
 class Fit(NamedTuple):
@@ -84,9 +84,6 @@ def solve(
     objective.require_memory()
     begin = Start(np.zeros(free.n_free)) if start is None else start
     end = (optimizer or LeastSquares()).minimize(objective, begin, max_steps, callback)
-    values = np.asarray(free.numbers(jnp.asarray(end.free)))
-    by_number = np.asarray(jax.jacfwd(free.numbers)(jnp.asarray(end.free)))
-    normal, ties = objective.normal(end.free, noise), None if free.ties is None else np.asarray(free.ties)
     return Fit(
         params=free.params(jnp.asarray(end.free)),
         free=end.free,
@@ -94,7 +91,7 @@ def solve(
         end=objective.residuals(end.free).half_square,
         n_steps=end.n_steps,
         converged=end.converged,
-        known=known(normal, by_number, np.asarray(free.prior_weights), values, ties),
-        labels=tuple(some.label(k) for some in found for k in range(len(some.index))),
+        known=known_at(objective.normal(end.free, noise), free, end.free),
+        labels=labels_of(found),
         begun=np.asarray(free.starts),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffff.errors import InputError
-from diffff.files import in_place_of
+from diffff.files import discard, in_place_of
 from diffff.fit.parity import FILE as PARITY
 from diffff.fit.record import FILE as RECORD
 from diffff.train.fit_setup import FitProblem
@@ -41,18 +41,9 @@ def check_outputs(problem: FitProblem, input: Path, output: Path) -> None:
 
 
 def without_record(folder: Path) -> None:
-    """Remove the record of an earlier fit, which is not that of the fit that begins.
-
-    Raises:
-        InputError: it cannot be removed.
-    """
+    """Remove the record of an earlier fit, which is not that of the fit that begins; see `discard`."""
     for name in (RECORD, PARITY):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{folder / name}: is of an earlier fit, and cannot be removed ({error.strerror})."
-            ) from None
+        discard(folder / name)
 
 
 def _is_data(file: Path, systems: Iterable[str]) -> bool:

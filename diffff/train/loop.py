@@ -15,6 +15,7 @@ import numpy as np
 from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
+from diffff.files import discard
 from diffff.fit.number_record import FILE as ROWS
 from diffff.fit.parameters import rates
 from diffff.input_file import write_completed
@@ -200,7 +201,7 @@ class Run:
         devices = problem.devices
         if devices.writes:
             keeper.check_directory()
-            (Path(training.xml_dir) / ROWS).unlink(missing_ok=True)  # of an earlier run
+            discard(Path(training.xml_dir) / ROWS)
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)

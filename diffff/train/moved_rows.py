@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff.fit.free import Free
-from diffff.fit.information import Known, Normal, known
+from diffff.fit.information import Known, Normal, known_at
 from diffff.fit.notes import notes_of
 from diffff.fit.number_record import entries, write_rows
-from diffff.fit.rules import Numbers
+from diffff.fit.rules import Numbers, labels_of
 from diffff.train.evaluate import Errors
 from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
 from diffff.train.frames import Frames
@@ -38,11 +38,6 @@ class MovedRows:
     part: ForceFieldPart
     found: list[Numbers]
     free: Free
-
-    @property
-    def labels(self) -> list[str]:
-        """Of the numbers."""
-        return [some.label(k) for some in self.found for k in range(len(some.index))]
 
     def known(self, v: np.ndarray, groups: Sequence[Frames], errors: Errors) -> Known:
         """How well the numbers are known, the network being as it is.
@@ -65,16 +60,11 @@ class MovedRows:
                 own, some = some < n_frames, np.minimum(some, n_frames - 1)
                 given = base.take(jnp.asarray(some)), group.positions[some], group.boxes[some]
                 data += np.asarray(_products(self.free, jnp.asarray(v), *given, own[:, None] * weights))
-        by_number = np.asarray(jax.jacfwd(self.free.numbers)(jnp.asarray(v)))
-        ties = None if self.free.ties is None else np.asarray(self.free.ties)
-        values = np.asarray(self.free.numbers(jnp.asarray(v)))
-        return known(
-            Normal(data, data, float(n), float(n)), by_number, np.asarray(self.free.prior_weights), values, ties
-        )
+        return known_at(Normal(data, data, float(n), float(n)), self.free, v)
 
     def table(self, found: Known) -> str:
         """A line for each number, see `Known.table`."""
-        return found.table(self.labels, np.asarray(self.free.starts))
+        return found.table(labels_of(self.found), np.asarray(self.free.starts))
 
     def write(self, folder: Path, v: np.ndarray, found: Known) -> list[Path]:
         """Write the files of the force field with the numbers of these free variables, their errors beside them."""
