@@ -12,13 +12,14 @@ _CHUNK_ATOMS = 50_000  # searched at once; bounds the memory
 Array = NDArray[np.float64]
 
 
-def check_finite(array: Array, where: str, *, per_atom: bool) -> None:
+def check_finite(array: Array, where: str, *, per_atom: bool, first: int = 0) -> None:
     """Refuse NaN and infinity.
 
     Args:
         array: Values, shape (n_frames, ...), or (n_frames, n_atoms, ...) if `per_atom`.
         where: The file, for the message.
         per_atom: The second axis counts atoms.
+        first: Number of the first frame in its file.
 
     Raises:
         InputError: Names the frame and the atom.
@@ -27,7 +28,7 @@ def check_finite(array: Array, where: str, *, per_atom: bool) -> None:
     if good.all():
         return
     at = tuple(np.argwhere(~good)[0])
-    place = f"frame {at[0]}" + (f", atom {at[1]}" if per_atom else "")
+    place = f"frame {first + at[0]}" + (f", atom {at[1]}" if per_atom else "")
     raise InputError(f"{where}: {place}: the value is {array[at]}. Correct or remove the frame (counted from 0).")
 
 

@@ -65,6 +65,14 @@ class Frames:
         """See `Folder`."""
         return self.arrays[file]
 
+    def rows(self, file: str, frames: NDArray[np.int64]) -> np.ndarray:
+        """See `Folder`."""
+        return self.arrays[file][frames]
+
+    def size(self, file: str) -> tuple[int, ...]:
+        """See `Folder`."""
+        return self.arrays[file].shape
+
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
         elements = list(dict.fromkeys(self.symbols))

@@ -4,7 +4,7 @@ A system holds `type.raw` and the sets `set.*/`; in HDF5 the groups stand for di
 Nothing read here is ever executed: pickled arrays are refused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from diffff.data.checks import check_finite
 from diffff.data.extxyz import ENDINGS, read_extxyz
 from diffff.errors import InputError
+
+_BLOCK = 2**21  # numbers that are looked at in one go
 
 
 class Folder(Protocol):
@@ -35,6 +37,14 @@ class Folder(Protocol):
 
     def array(self, file: str) -> np.ndarray:
         """The numbers in one of its files, in the file's own shape and precision."""
+        ...
+
+    def rows(self, file: str, frames: NDArray[np.int64]) -> np.ndarray:
+        """The entries of some frames, in ascending order, of such a file; the others are not read."""
+        ...
+
+    def size(self, file: str) -> tuple[int, ...]:
+        """The shape of the numbers in one of its files."""
         ...
 
     def words(self, file: str) -> list[str]:
@@ -63,6 +73,14 @@ class Directory:
     def array(self, file: str) -> np.ndarray:
         """See `Folder`."""
         return _numbers(_load_npy(self.path / file), f"{self.name}/{file}")
+
+    def rows(self, file: str, frames: NDArray[np.int64]) -> np.ndarray:
+        """See `Folder`."""
+        return np.asarray(_load_npy(self.path / file, mapped=True)[frames])
+
+    def size(self, file: str) -> tuple[int, ...]:
+        """See `Folder`."""
+        return _numbers(_load_npy(self.path / file, mapped=True), f"{self.name}/{file}").shape
 
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
@@ -98,6 +116,14 @@ class Group:
         """See `Folder`."""
         return _numbers(np.asarray(self._read(file)), f"{self.name}/{file}")
 
+    def rows(self, file: str, frames: NDArray[np.int64]) -> np.ndarray:
+        """See `Folder`."""
+        return np.asarray(self._values(file)[frames])
+
+    def size(self, file: str) -> tuple[int, ...]:
+        """See `Folder`."""
+        return _numbers(self._values(file), f"{self.name}/{file}").shape
+
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
         entries = np.atleast_1d(np.asarray(self._read(file))).ravel().tolist()
@@ -105,7 +131,10 @@ class Group:
         return [word for text in texts for word in text.split()]
 
     def _read(self, file: str) -> Any:
-        return self.group[file][()]  # pyright: ignore[reportIndexIssue]
+        return self._values(file)[()]
+
+    def _values(self, file: str) -> Any:
+        return self.group[file]
 
 
 def find_systems(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> list[Folder]:
@@ -151,19 +180,47 @@ def read_frames(
     if file not in folder:
         raise InputError(f"{where}: the file is missing.")
     array = folder.array(file)
-    width = prod(shape)
-    rows = n_frames or (1 if array.ndim == 1 and array.size == width else len(array) if array.ndim else 0)
-    has_frame_axis = array.ndim > 0 and len(array) == rows
-    if array.size != rows * width or not (has_frame_axis or rows == 1):
-        wanted = f"({'n_frames' if n_frames is None else n_frames}, {width})"
-        reasons = [] if n_frames is None else [f"coord.npy has {n_frames} frames"]
-        reasons += [f"type.raw has {shape[0]} atoms"] if per_atom else []
-        raise InputError(f"{where}: has shape {array.shape}, expected {wanted}: {', '.join(reasons)}.")
-    if not rows:
-        raise InputError(f"{where}: holds no frames. Remove the empty set.")
+    rows = _n_rows(array.shape, where, shape, n_frames, per_atom=per_atom)
     values = array.reshape(rows, *shape).astype(np.float64, copy=False)
     check_finite(values, where, per_atom=per_atom)
     return values
+
+
+def stored_frames(
+    folder: Folder, file: str, shape: tuple[int, ...], *, n_frames: int | None = None, per_atom: bool = False
+) -> tuple[int, Callable[[NDArray[np.int64]], NDArray[np.float64]]]:
+    """The same of a file that is read only where frames are asked for: how many it has, and what reads some of them.
+
+    All of it is looked at once, a few frames at a time, for what is not finite.
+
+    Raises:
+        InputError: As `read_frames`.
+    """
+    where = f"{folder.name}/{file}"
+    rows = _n_rows(folder.size(file), where, shape, n_frames, per_atom=per_atom)
+
+    def read(frames: NDArray[np.int64]) -> NDArray[np.float64]:
+        return folder.rows(file, frames).reshape(len(frames), *shape).astype(np.float64, copy=False)
+
+    step = max(1, _BLOCK // max(1, prod(shape)))
+    for first in range(0, rows, step):
+        check_finite(read(np.arange(first, min(first + step, rows))), where, per_atom=per_atom, first=first)
+    return rows, read
+
+
+def _n_rows(found: tuple[int, ...], where: str, shape: tuple[int, ...], n_frames: int | None, *, per_atom: bool) -> int:
+    """The number of frames in a file of a shape, if it fits frames of theirs."""
+    width, size = prod(shape), prod(found)
+    rows = n_frames or (1 if len(found) == 1 and size == width else found[0] if found else 0)
+    has_frame_axis = bool(found) and found[0] == rows
+    if size != rows * width or not (has_frame_axis or rows == 1):
+        wanted = f"({'n_frames' if n_frames is None else n_frames}, {width})"
+        reasons = [] if n_frames is None else [f"coord.npy has {n_frames} frames"]
+        reasons += [f"type.raw has {shape[0]} atoms"] if per_atom else []
+        raise InputError(f"{where}: has shape {found}, expected {wanted}: {', '.join(reasons)}.")
+    if not rows:
+        raise InputError(f"{where}: holds no frames. Remove the empty set.")
+    return rows
 
 
 def _expand(name: str, patterns: Sequence[str] | None) -> list[Folder]:
@@ -215,7 +272,7 @@ def _groups(file: str, name: str) -> list[Folder]:
     return found
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -223,7 +280,7 @@ def _load_npy(path: Path) -> np.ndarray:
             raise InputError(_pickled(path))
         if start != b"\x93NUMPY":
             raise InputError(f"{path}: not a .npy file. Write it with numpy.save.")
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         if "allow_pickle" in str(error):
             raise InputError(_pickled(path)) from error
@@ -237,7 +294,7 @@ def _pickled(path: Path) -> str:
     )
 
 
-def _numbers(array: np.ndarray, where: str) -> np.ndarray:
+def _numbers(array: Any, where: str) -> Any:
     if array.dtype.kind not in "fiub":
         raise InputError(f"{where}: holds {array.dtype} values; real numbers are needed.")
     return array

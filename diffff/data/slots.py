@@ -36,7 +36,7 @@ class Slots:
         """Atoms per frame in the files, virtual ones included."""
         return len(self.order) if self.in_file is None else self.in_file.shape[1]
 
-    def fill(self, values: NDArray[np.float64], frames: slice) -> NDArray[np.float64]:
+    def fill(self, values: NDArray[np.float64], frames: slice | Ints) -> NDArray[np.float64]:
         """Bring the values of some frames, shape (n, n_atoms_file, ...), into the slots; empty slots get zero."""
         if self.real is None:
             is_sorted = np.array_equal(self.order, np.arange(len(self.order)))

@@ -2,16 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Literal
+from math import inf, prod
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffff import units as conversion
 from diffff.data.checks import check_counts, check_distances, right_handed
-from diffff.data.folders import Folder, find_systems, read_frames
+from diffff.data.folders import Folder, find_systems, read_frames, stored_frames
 from diffff.data.slots import Slots, read_elements, read_fragments, read_slots, read_types
+from diffff.data.stored import Stored
 from diffff.errors import InputError
 
 Array = NDArray[np.float64]
@@ -128,6 +129,7 @@ def read_systems(
     numb_aparam: int = 0,
     numb_generalized_coord: int = 0,
     units: Units = "eV/Angstrom",
+    stored_from: float = inf,
 ) -> list[System]:
     """Read every system at or below some paths.
 
@@ -143,6 +145,8 @@ def read_systems(
         numb_generalized_coord: Generalised coordinates of the loss; with any, `drdq` is a label too.
         units: Of the files. Positions, boxes, energies, forces, virials and dipoles are converted to Å, eV and e;
             what a model or a loss alone gives a meaning (`fparam`, `drdq`, …) stays.
+        stored_from: Positions and labels of a system that take more bytes than this are not read into memory: they
+            are `Stored`, which can be indexed by frames, and made an array by `numpy.asarray`.
 
     Raises:
         InputError: A file is missing, unreadable, of the wrong shape or without physical sense.
@@ -158,7 +162,8 @@ def read_systems(
         raise InputError(f"default_fparam: has {len(default_fparam)} values, but numb_fparam is {numb_fparam}.")
     factors = dict.fromkeys(_TO_EV_AND_ANGSTROM, 1.0) if units == "eV/Angstrom" else _TO_EV_AND_ANGSTROM
     folders = find_systems(paths, rglob_patterns)
-    return [_read_system(folder, type_map, fields, default_fparam, {"": 1.0, **factors}) for folder in folders]
+    units_of = {"": 1.0, **factors}
+    return [_read_system(folder, type_map, fields, default_fparam, units_of, stored_from) for folder in folders]
 
 
 def data_type_map(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> list[str]:
@@ -193,13 +198,15 @@ def _read_system(
     fields: Mapping[str, _Field],
     default_fparam: Sequence[float] | None,
     factors: Mapping[str, float],
+    stored_from: float,
 ) -> System:
     sets = folder.sets()
     if not sets:
         raise InputError(f"{folder.name}: has no set.* directory, such as set.000, that holds coord.npy and labels.")
     types = read_types(folder)
     length = factors["length"]
-    coords = [_scaled(read_frames(part, "coord.npy", (len(types), 3), per_atom=True), length) for part in sets]
+    shape = (len(types), 3)
+    coords = [_entries(part, "coord.npy", shape, None, length, stored_from, per_atom=True) for part in sets]
     sizes = [len(coord) for coord in coords]
     slots = read_slots(folder, sets, types, sizes, type_map)
     stops = np.cumsum(sizes).tolist()
@@ -215,9 +222,9 @@ def _read_system(
         real=slots.real,
         order=slots.order,
         n_atoms_file=len(types),
-        positions=_join([slots.fill(coord, part.frames) for coord, part in zip(coords, parts, strict=True)]),
-        boxes=None if boxes is None else _join(boxes),
-        labels=_read_labels(parts, fields, slots, default_fparam, factors),
+        positions=_join(coords, slots),
+        boxes=None if boxes is None else np.concatenate(boxes),
+        labels=_read_labels(parts, fields, slots, default_fparam, factors, stored_from),
         set_sizes=tuple(sizes),
         fragments=read_fragments(folder, len(types)),
     )
@@ -239,14 +246,15 @@ def _read_labels(
     slots: Slots,
     default_fparam: Sequence[float] | None,
     factors: Mapping[str, float],
+    stored_from: float,
 ) -> dict[str, Array]:
     labels = {}
     for name, field in fields.items():
-        values = _read_label(parts, name, field, slots)
+        values = _read_label(parts, name, field, slots, factors[field.unit], stored_from)
         if values is None and name == "fparam" and default_fparam is not None:
             values = np.tile(np.asarray(default_fparam, dtype=np.float64), (parts[-1].frames.stop, 1))
         if values is not None:
-            labels[name] = _scaled(values, factors[field.unit])
+            labels[name] = values
         elif name in ("fparam", "aparam"):
             raise InputError(
                 f"{parts[0].folder.name}/{name}.npy: the file is missing, but the model has numb_{name} > 0."
@@ -254,7 +262,9 @@ def _read_labels(
     return labels
 
 
-def _read_label(parts: Sequence[_Part], name: str, field: _Field, slots: Slots) -> Array | None:
+def _read_label(
+    parts: Sequence[_Part], name: str, field: _Field, slots: Slots, factor: float, stored_from: float
+) -> Array | None:
     files = [_label_file(part.folder, name) for part in parts]
     if not any(files):
         return None
@@ -265,16 +275,16 @@ def _read_label(parts: Sequence[_Part], name: str, field: _Field, slots: Slots) 
                 f"{part.folder.name}/{name}.npy: missing, but another set has it. All sets need the same labels."
             )
         shape = _shape(part, file, field, slots)
-        value = read_frames(part.folder, file, shape, n_frames=part.n_frames, per_atom=field.per_atom)
+        limit = inf if name == "numb_copy" else stored_from
+        values.append(_entries(part.folder, file, shape, part.n_frames, factor, limit, per_atom=field.per_atom))
         if name == "numb_copy":
-            check_counts(value, f"{part.folder.name}/{file}")
-        values.append(slots.fill(value, part.frames) if field.per_atom else value)
+            check_counts(values[-1], f"{part.folder.name}/{file}")
     if len(shapes := {value.shape[1:] for value in values}) > 1:
         raise InputError(
             f"{parts[0].folder.name}/{name}.npy: frames of the shapes {' and '.join(map(str, sorted(shapes)))} in the "
             "sets of one system. Make several systems of them."
         )
-    return _join(values)
+    return _join(values, slots if field.per_atom else None)
 
 
 def _shape(part: _Part, file: str, field: _Field, slots: Slots) -> tuple[int, ...]:
@@ -296,9 +306,32 @@ def _label_file(folder: Folder, name: str) -> str | None:
     return found[0] if found else None
 
 
+def _entries(
+    folder: Folder,
+    file: str,
+    shape: tuple[int, ...],
+    n_frames: int | None,
+    factor: float,
+    stored_from: float,
+    *,
+    per_atom: bool,
+) -> Array:
+    """The frames of a set, as the file has them, in our units: an array, or `Stored` where they are many."""
+    if stored_from == inf or file not in folder or 8 * prod(folder.size(file)) <= stored_from:
+        return _scaled(read_frames(folder, file, shape, n_frames=n_frames, per_atom=per_atom), factor)
+    source = stored_frames(folder, file, shape, n_frames=n_frames, per_atom=per_atom)
+    return cast(Array, Stored((source,), (source[0], *shape), lambda values, frames: _scaled(values, factor)))
+
+
 def _scaled(values: Array, factor: float) -> Array:
     return values if factor == 1.0 else factor * values
 
 
-def _join(arrays: list[Array]) -> Array:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def _join(sets: Sequence[Array], slots: Slots | None) -> Array:
+    """The frames of all sets, one after the other, values per atom in the slots."""
+    n_frames, rest = sum(map(len, sets)), sets[0].shape[1:]
+    fill = (lambda values, frames: values) if slots is None else slots.fill
+    if not any(isinstance(one, Stored) for one in sets):
+        return fill(np.concatenate(sets) if len(sets) > 1 else sets[0], slice(0, n_frames))
+    shape = (n_frames, *rest) if slots is None else (n_frames, len(slots.types), *rest[1:])
+    return cast(Array, Stored(tuple((len(one), one.__getitem__) for one in sets), shape, fill))

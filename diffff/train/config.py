@@ -94,6 +94,12 @@ class Training(Spec):
     ckpt_keep_ratio: Fraction | None = None
     "The part of all checkpoints of the run that stays, instead of max_ckpt_keep."
 
+    streaming: bool | None = None
+    """Frames are read from their files as they are needed, rather than kept on the device; by default if they take more
+    than half of its free memory."""
+    max_shapes: PositiveInt = 8
+    """Systems of many sizes are computed in so many shapes at most, each a compiled program; the smaller ones of a
+    shape take the time of its largest. More only if there are more numbers of frames per batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     "What each of several devices keeps a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too."
     deterministic: bool = False

@@ -1,28 +1,31 @@
-"""Training frames as device arrays: their neighbour pairs are found once, and stay.
+"""Training frames as arrays: their neighbour pairs are found once, and stay.
 
 Systems of the same layout and labels form one group, whose frames share compiled programs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from diffff.data.systems import System
-from diffff.fit.free import Free
 from diffff.neighbors import capacity_for
 from diffff.potentials.deep import Layout
-from diffff.potentials.pairs import FramePairs
 from diffff.pytree import pytree, static
-from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
+from diffff.train.force_field import ForceFieldFrames
+from diffff.train.pair_table import PairTable, smallest
+
+Array = Any  # of jax or numpy
+Ints = NDArray[np.int64]
 
 
 @pytree
 class Frames:
-    """Frames with the same slots for atoms; pairs as in `model.FramePairs`, but with lattice shifts instead of vectors.
+    """Frames with the same slots for atoms; pairs as in `FramePairs`, but with lattice shifts instead of vectors.
 
     Attributes:
         center: shape ``(n_frames, capacity)``; unused entries hold ``n_atoms``.
@@ -37,14 +40,14 @@ class Frames:
         force_field: what the force field of a sum needs, if its numbers move.
     """
 
-    center: jax.Array
-    neighbor: jax.Array
-    shift: jax.Array
-    positions: jax.Array
-    boxes: jax.Array
-    real: jax.Array | None
-    n_real: jax.Array
-    labels: dict[str, jax.Array]
+    center: Array
+    neighbor: Array
+    shift: Array
+    positions: Array
+    boxes: Array
+    real: Array | None
+    n_real: Array
+    labels: dict[str, Array]
     layout: Layout = static()
     force_field: ForceFieldFrames | None = None
 
@@ -69,66 +72,102 @@ class Place:
     start: int
 
 
+@dataclass(frozen=True, eq=False)
+class FrameGroup:
+    """Frames of systems of the same layout and labels, on the host; those of one system follow those of another.
+
+    Attributes:
+        systems: the systems.
+        tables: the truncated pairs of each.
+        starts: index of the first frame of each, and of one after the last.
+        labels: names of the labels that are kept.
+        capacity: entries for the pairs of a frame.
+    """
+
+    systems: tuple[System, ...]
+    tables: tuple[PairTable, ...]
+    starts: Ints
+    labels: tuple[str, ...]
+    capacity: int
+
+    @classmethod
+    def of(cls, systems: Sequence[System], tables: Sequence[PairTable], labels: Sequence[str]) -> "FrameGroup":
+        """The group of these systems."""
+        starts = np.cumsum([0, *(system.n_frames for system in systems)])
+        capacity = capacity_for(max((n for table in tables for n in table.n_pairs), default=0))
+        return cls(tuple(systems), tuple(tables), starts, tuple(labels), capacity)
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return int(self.starts[-1])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its frames as arrays."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.frames(np.arange(1)))) * self.n_frames
+
+    def frames(self, indices: Ints) -> Frames:
+        """Some of the frames, as arrays of numpy."""
+        n, first = len(indices), self.systems[0]
+        n_atoms = len(first.types)
+        index, shift = smallest(n_atoms), np.result_type(*(table.shift_type for table in self.tables))
+        out = Frames(
+            center=np.full((n, self.capacity), n_atoms, index),
+            neighbor=np.full((n, self.capacity), n_atoms, index),
+            shift=np.zeros((n, self.capacity, 3), shift),
+            positions=np.empty((n, n_atoms, 3)),
+            boxes=np.zeros((n, 3, 3)),
+            real=None if first.real is None else np.empty((n, n_atoms), bool),
+            n_real=np.full(n, n_atoms),
+            labels={name: np.empty((n, *first.labels[name].shape[1:])) for name in self.labels},
+            layout=first.layout,
+        )
+        member = np.searchsorted(self.starts, indices, side="right") - 1
+        for k in np.unique(member):
+            system, mine = self.systems[k], np.flatnonzero(member == k)
+            frames = indices[mine] - self.starts[k]
+            for place, frame in zip(mine, frames, strict=True):
+                rows = self.tables[k].rows(int(frame))
+                for values, name in ((out.center, "center"), (out.neighbor, "neighbor"), (out.shift, "shift")):
+                    values[place, : len(rows)] = rows[name]
+            out.positions[mine] = system.positions[frames]
+            if system.boxes is not None:
+                out.boxes[mine] = system.boxes[frames]
+            if out.real is not None and system.real is not None:
+                out.real[mine] = system.real[frames]
+            for name in self.labels:
+                out.labels[name][mine] = system.labels[name][frames]
+        return out if out.real is None else replace(out, n_real=out.real.sum(axis=1))
+
+
 def group_frames(
     systems: Sequence[System],
-    pairs: Sequence[Sequence[FramePairs]],
+    tables: Sequence[PairTable],
     labels: Sequence[str],
-    force_field: ForceFieldPart | None = None,
-    free: Free | None = None,
-) -> tuple[list[Frames], list[Place]]:
-    """Put the frames of systems that fit together into groups.
+    key: Callable[[System], Hashable] = lambda system: None,
+) -> tuple[list[FrameGroup], list[Place]]:
+    """Put systems that fit together into groups.
 
     Args:
         systems: the systems.
-        pairs: for each system, the truncated pairs of its frames.
+        tables: for each system, the truncated pairs of its frames.
         labels: names of the labels to keep, where a system has them.
-        force_field: the force field whose numbers move, if there is one.
-        free: its free variables.
+        key: what else systems of one group have in common.
 
     Returns:
         The groups, and the place of each system.
     """
-    members: dict[tuple[Layout, bool, tuple[str, ...], Any], list[int]] = {}
+    members: dict[Hashable, list[int]] = {}
     for index, system in enumerate(systems):
         kept = tuple(name for name in labels if name in system.labels)
-        of_force_field = None if force_field is None else force_field.key(system)
-        members.setdefault((system.layout, system.real is not None, kept, of_force_field), []).append(index)
+        shapes = tuple(system.labels[name].shape[1:] for name in kept)
+        members.setdefault((system.layout, system.real is not None, kept, shapes, key(system)), []).append(index)
     groups, places = [], [Place(0, 0)] * len(systems)
-    for (_, _, kept, _), indices in members.items():
-        start = 0
-        for index in indices:
-            places[index] = Place(len(groups), start)
-            start += systems[index].n_frames
+    for indices in members.values():
         some = [systems[i] for i in indices]
-        group = _joined(some, [p for i in indices for p in pairs[i]], kept)
-        if force_field is not None and free is not None:
-            group = replace(group, force_field=force_field.frames(some, free))
+        group = FrameGroup.of(some, [tables[i] for i in indices], [name for name in labels if name in some[0].labels])
+        for i, start in zip(indices, group.starts.tolist(), strict=False):
+            places[i] = Place(len(groups), start)
         groups.append(group)
     return groups, places
-
-
-def _joined(systems: Sequence[System], pairs: Sequence[FramePairs], labels: Sequence[str]) -> Frames:
-    n_frames, n_atoms = len(pairs), len(systems[0].types)
-    capacity = capacity_for(max((len(p.center) for p in pairs), default=0))
-    index_type = np.int16 if n_atoms < np.iinfo(np.int16).max else np.int32
-    center = np.full((n_frames, capacity), n_atoms, index_type)
-    neighbor = np.full((n_frames, capacity), n_atoms, index_type)
-    farthest = max((np.abs(p.shift).max(initial=0) for p in pairs), default=0)  # atoms may be unwrapped by many boxes
-    shift = np.zeros((n_frames, capacity, 3), np.int8 if farthest <= np.iinfo(np.int8).max else np.int32)
-    for f, p in enumerate(pairs):
-        n = len(p.center)
-        center[f, :n], neighbor[f, :n], shift[f, :n] = p.center, p.neighbor, p.shift
-    boxes = [np.zeros((s.n_frames, 3, 3)) if s.boxes is None else s.boxes for s in systems]
-    reals = [s.real for s in systems if s.real is not None]
-    real = np.concatenate(reals) if reals else None
-    return Frames(
-        center=jnp.asarray(center),
-        neighbor=jnp.asarray(neighbor),
-        shift=jnp.asarray(shift),
-        positions=jnp.asarray(np.concatenate([s.positions for s in systems])),
-        boxes=jnp.asarray(np.concatenate(boxes)),
-        real=None if real is None else jnp.asarray(real),
-        n_real=jnp.asarray(np.full(n_frames, n_atoms) if real is None else real.sum(axis=1)),
-        labels={name: jnp.asarray(np.concatenate([s.labels[name] for s in systems])) for name in labels},
-        layout=systems[0].layout,
-    )

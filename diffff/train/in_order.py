@@ -15,27 +15,34 @@ import numpy as np
 from diffff.train.devices import Devices
 
 
-def in_order(
-    of_one: Callable[..., Any], of_all: Callable[[Any, Any], tuple[Any, Any]], devices: Devices
-) -> Callable[[Any, Any, Any, np.ndarray], tuple[Any, Any]]:
-    """A step ``(state, frozen, frames, indices) -> (state, metrics)`` in which frames are dealt to the devices.
+class InOrder:
+    """A step ``(state, frozen, frames, indices) -> (state, metrics)`` in which frames are dealt to the devices."""
 
-    Args:
-        of_one: ``(state, frozen, frames, index, indices)`` -> what is computed for one frame of the batch.
-        of_all: of the state and the results for all frames, stacked in the order of the batch; gives state and metrics.
-        devices: to which the frames are dealt.
-    """
-    one, all_of_them = jax.jit(of_one), jax.jit(of_all)
-    stacked = jax.jit(lambda *each: jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+    def __init__(
+        self, of_one: Callable[..., Any], of_all: Callable[[Any, Any], tuple[Any, Any]], devices: Devices
+    ) -> None:
+        """The step of two functions.
 
-    def step(state: Any, frozen: Any, frames: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        Args:
+            of_one: ``(state, frozen, frames, index, indices)`` -> what is computed for one frame of the batch.
+            of_all: of the state and the results for all frames, stacked in the order of the batch; gives state and
+                metrics.
+            devices: to which the frames are dealt.
+        """
+        self._one, self._all, self._devices = jax.jit(of_one), jax.jit(of_all), devices
+
+    def __call__(self, state: Any, frozen: Any, frames: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        """The state after the step, and the errors of the batch before it."""
+        devices, parts = self._devices, []
         n_own = len(indices) // devices.n
-        parts = []
         for place, given in devices.local((state, frozen, frames)):
             own = indices[place * n_own : (place + 1) * n_own]
-            parts.append(stacked(*(one(*given, index, indices) for index in own)))
+            parts.append(_stacked(*(self._one(*given, index, indices) for index in own)))
         each = devices.joined_parts(parts)
-        ends = [all_of_them(*given) for _, given in devices.local((state, each))]
+        ends = [self._all(*given) for _, given in devices.local((state, each))]
         return devices.copies(ends)
 
-    return step
+
+@jax.jit
+def _stacked(*each: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

@@ -26,14 +26,16 @@ from diffff.train.config import read_input
 from diffff.train.devices import Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
+from diffff.train.in_order import InOrder
 from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve
+from diffff.train.memory import require_room
 from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
-from diffff.train.step import Metrics, TrainState, batch_errors, make_step, mean_power, spread
+from diffff.train.step import Metrics, Step, TrainState, batch_errors, make_step, mean_power, spread
 from diffff.train.validation import SUMMARY_FRAMES, FullValidation, errors_over, full_validations, summary
 
 logger = logging.getLogger(__name__)
@@ -204,6 +206,7 @@ class Run:
             discard(Path(training.xml_dir) / ROWS)
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
+        self._require_room(step)
         recent: deque[tuple[int, int, np.ndarray]] = deque(maxlen=training.disp_freq + training.save_freq)
         began, path = time.monotonic(), keeper.path(first)
         frames_per_step = float(np.dot(problem.train.probabilities, problem.train.sizes))
@@ -213,11 +216,14 @@ class Run:
         )  # fmt: skip
         for validation in self.validations if devices.writes else ():
             validation.open(first if resumed else None)
-        with curve, Progress(last, start=first, frames_per_step=frames_per_step, shown=devices.writes) as progress:
+        with (
+            curve,
+            problem.train.batches(self.sampler) as batches,
+            Progress(last, start=first, frames_per_step=frames_per_step, shown=devices.writes) as progress,
+        ):
             for done in range(first + 1, last + 1):
-                system, chosen = self.sampler.next()
+                system, chosen, frames, indices = next(batches)
                 recent.append((done, system, chosen))
-                frames, indices = problem.train.locate(system, chosen)
                 self.state, metrics = step(self.state, self.frozen, frames, indices)
                 show = done == 1 or done % training.disp_freq == 0
                 if show:
@@ -257,7 +263,7 @@ class Run:
         return path
 
     # ------------------------------------------------------------------ pieces
-    def _compiled_step(self) -> Any:
+    def _compiled_step(self) -> Step | InOrder:
         given, training = self.problem.given, self.problem.given.training
         return make_step(
             self.problem.model,
@@ -274,6 +280,20 @@ class Run:
             one_by_one=training.deterministic,
             zero_stage=training.zero_stage,
         )
+
+    def _require_room(self, step: Step | InOrder) -> None:
+        """Compile the step for the largest batch, and tell what memory it takes."""
+        data = self.problem.train
+        if data.n_shapes > 1:
+            logger.info("the batches have %d shapes, each a compiled program", data.n_shapes)
+        if isinstance(step, InOrder):
+            return  # which takes what a single frame does
+        groups = [data.groups[place.group] for place in data.places]
+        places = [size * group.capacity for size, group in zip(data.sizes, groups, strict=True)]
+        largest = int(np.argmax(places))
+        frames, _ = data.locate(largest, np.zeros(data.whole_sizes[largest], np.int64))
+        what = f"frames with {len(data.systems[largest].types)} atoms"
+        require_room(lambda n: step.bytes_for(n, self.state, self.frozen, frames), data.sizes[largest], what)
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
         failed, culprit = self.state.failed.tolist()
@@ -328,7 +348,8 @@ class Run:
         """Tell what has become of the numbers of the force field, and write its files."""
         problem, devices, weights = self.problem, self.problem.devices, self._weights()["last"]
         errors, _ = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES, devices)
-        groups = [devices.local(group)[0][1] for group in problem.train.groups]
+        assert problem.train.on_device is not None  # a force field that moves keeps what it needs of all frames
+        groups = [devices.local(group)[0][1] for group in problem.train.on_device]
         v = np.asarray(weights[GROUP][LEAF])
         known = moved.known(v, groups, errors)
         logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))

@@ -1,11 +1,11 @@
 """The neighbours in the data: all pairs of each frame, how many an atom has, and the slots ``sel`` that hold them.
 
-The order in which a training uses this: the pairs of all frames once, untruncated (`all_pairs`); their counts
-(`count`); from the counts the slots (`resolve`); with the slots the pairs that the model sees (`truncate`).
+The order in which a training uses this: the pairs of all frames once, untruncated, and their counts (`pair_tables`);
+from the counts the slots (`resolve`); where they do not hold all, the pairs that the model sees (`truncated`).
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ from diffff.data.systems import System, data_type_map, read_systems
 from diffff.descriptors.se_e2_a import SeE2A
 from diffff.errors import InputError, InputErrors
 from diffff.potentials.deep import DeepModel
-from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for
+from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for, truncate
+from diffff.train.pair_table import BLOCK, PairStore, PairTable
 
 Ints = NDArray[np.int64]
 
@@ -45,7 +46,8 @@ def frame_neighbors(system: System, frame: int, rcut: float) -> FramePairs:
     """All pairs of one frame within the cutoff, in Å; empty slots have none."""
     box = None if system.boxes is None else system.boxes[frame]
     real = None if system.real is None else system.real[frame]
-    return pairs_within(rcut, system.positions[frame], box, real)
+    (positions,) = system.positions[frame : frame + 1]
+    return pairs_within(rcut, positions, box, real)
 
 
 def all_pairs(system: System, rcut: float, frames: Iterable[int] | None = None) -> list[FramePairs]:
@@ -75,13 +77,48 @@ def count(systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], n_ty
 
 def neighbor_counts(systems: Sequence[System], rcut: float, n_types: int) -> NeighborCounts:
     """Counts over all frames, without keeping their pairs; the cutoff is in Å."""
-    block, shortest, most = 64, np.inf, np.zeros(n_types, np.int64)
-    for system in systems:
-        for begin in range(0, system.n_frames, block):
-            frames = range(begin, min(begin + block, system.n_frames))
-            part = count([system], [all_pairs(system, rcut, frames)], n_types)
+    return _search(systems, rcut, n_types, lambda k, pairs: None)
+
+
+def pair_tables(
+    systems: Sequence[System], rcut: float, n_types: int, store: PairStore
+) -> tuple[list[PairTable], NeighborCounts]:
+    """The untruncated pairs of all frames of each system, and the counts over them.
+
+    Args:
+        systems: The systems.
+        rcut: Cutoff, Å.
+        n_types: Types of the model.
+        store: Keeps the pairs.
+    """
+    tables = [PairTable(len(system.types)) for system in systems]
+    counts = _search(systems, rcut, n_types, lambda k, pairs: tables[k].add(pairs, store))
+    return tables, counts
+
+
+def _search(
+    systems: Sequence[System], rcut: float, n_types: int, use: Callable[[int, list[FramePairs]], None]
+) -> NeighborCounts:
+    """Go through all frames, a few at a time."""
+    shortest, most = np.inf, np.zeros(n_types, np.int64)
+    for k, system in enumerate(systems):
+        for begin in range(0, system.n_frames, BLOCK):
+            pairs = all_pairs(system, rcut, range(begin, min(begin + BLOCK, system.n_frames)))
+            part = count([system], [pairs], n_types)
             shortest, most = min(shortest, part.shortest), np.maximum(most, part.most)
+            use(k, pairs)
     return NeighborCounts(shortest, most)
+
+
+def truncated(table: PairTable, system: System, model: DeepModel, store: PairStore) -> tuple[PairTable, int]:
+    """The pairs that fit into the slots of the model, and how many do not."""
+    kept, gone = PairTable(table.n_atoms), 0
+    for begin in range(0, system.n_frames, BLOCK):
+        frames = range(begin, min(begin + BLOCK, system.n_frames))
+        pairs = [truncate(table.pairs(system, frame), system.types, model.descriptor) for frame in frames]
+        gone += sum(frame.truncated for frame in pairs)
+        kept.add(pairs, store)
+    return kept, gone
 
 
 # ---------------------------------------------------------------------- slots

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,6 +77,12 @@ class Sampler:
         self._step += 1
         self._taken[system] += len(frames)
         return system, frames
+
+    def copy(self) -> "Sampler":
+        """Another one that draws what this one will draw."""
+        other = copy(self)
+        other._taken, other._orders = self._taken.copy(), dict(self._orders)
+        return other
 
     def state(self) -> dict[str, Ints]:
         """What `restore` needs to go on from here: the seed, the step, the frames taken from each system."""

@@ -1,10 +1,11 @@
-"""From an input file to all that a training needs: data on the device, a model with statistics, an optimiser."""
+"""From an input file to all that a training needs: the data, and a model with statistics."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,61 +17,27 @@ from diffff.errors import InputError
 from diffff.fit.parameters import table_of
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
-from diffff.potentials.pairs import FramePairs, truncate
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
+from diffff.train.data_set import DataSet
 from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
 from diffff.train.force_field import GROUP, LEAF, ForceFieldPart
-from diffff.train.frames import Frames, Place, group_frames
+from diffff.train.frames import FrameGroup, Frames, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
+from diffff.train.memory import free_on_device, free_on_host, readable
 from diffff.train.moved_rows import MovedRows
-from diffff.train.neighbor_stat import NeighborCounts, all_pairs, count, resolve
-from diffff.train.sampling import Sampler
+from diffff.train.neighbor_stat import NeighborCounts, pair_tables, resolve, truncated
+from diffff.train.pair_table import PairStore, PairTable
+from diffff.train.shapes import in_few_shapes
 from diffff.train.statistics import fill
 
 Params = dict[str, Any]
+_STORED_FROM = 2**26  # bytes of a file that is read as it is needed
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Systems with their frames on the device, and how batches are drawn.
-
-    Attributes:
-        systems: the systems.
-        sizes: frames per batch of each system.
-        probabilities: of each system.
-        groups: frames on the device.
-        places: of each system in the groups.
-        n_shares: number of devices to which a batch of so many times ``sizes`` frames is dealt.
-    """
-
-    systems: Sequence[System]
-    sizes: tuple[int, ...]
-    probabilities: np.ndarray
-    groups: Sequence[Frames]
-    places: Sequence[Place]
-    n_shares: int = 1
-
-    @property
-    def whole_sizes(self) -> tuple[int, ...]:
-        """Frames of a batch over all devices, of each system."""
-        return tuple(self.n_shares * size for size in self.sizes)
-
-    def locate(self, system: int, frames: np.ndarray) -> tuple[Frames, np.ndarray]:
-        """The group of a system, and the indices there of some of its frames."""
-        place = self.places[system]
-        return self.groups[place.group], (place.start + frames).astype(np.int32)
-
-    def sampler(self, seed: int | None, *, shuffle: bool) -> Sampler:
-        """Draws batches; see `Sampler`."""
-        copies = [system.labels.get("numb_copy") for system in self.systems]
-        frames = [system.n_frames for system in self.systems]
-        return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
 
 
 @dataclass(frozen=True)
@@ -148,22 +115,20 @@ def prepare(
         given, folder, type_map, train_systems, valid_systems
     )
     rcut = given.deep.descriptor.rcut
-    pairs = [all_pairs(system, rcut) for system in (*train_systems, *valid_systems)]
-    counts = count((*train_systems, *valid_systems), pairs, len(type_map))
+    sizes = batch_sizes(train_data.batch_size, train_systems)
+    valid_sizes = () if valid_data is None else batch_sizes(valid_data.batch_size, valid_systems)
+    if given.force_field is None:  # which wants the atoms of its topology
+        learned = train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
+        valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
+    tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), _store(given))
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
-    pairs = [
-        _fitting_pairs(p, system, model) for p, system in zip(pairs, (*train_systems, *valid_systems), strict=True)
-    ]
-    dropped = sum(p.truncated for frames in pairs for p in frames)
-    if dropped and skip_neighbor_stat:  # else `resolve` has told it
-        logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", dropped)
-    train = _data_set(given, train_data, train_systems, pairs[: len(train_systems)], moved, devices)
+    tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, tell=skip_neighbor_stat)
+    n = len(train_systems)
+    parts = [_Part(train_data, train_systems, sizes, tables[:n])]
+    parts += [] if valid_data is None else [_Part(valid_data, valid_systems, valid_sizes, tables[n:])]
+    train, *validation = _data_sets(given, parts, moved, devices)
     train = replace(train, n_shares=devices.n)
-    valid = (
-        None
-        if valid_data is None
-        else _data_set(given, valid_data, valid_systems, pairs[len(train_systems) :], moved, devices)
-    )
+    valid = validation[0] if validation else None
     for title, data in (("training", train), ("validation", valid)):
         if data is not None:
             logger.info("%s data\n%s", title, systems_table(data.systems, data.sizes, data.probabilities))
@@ -172,7 +137,7 @@ def prepare(
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
         begin = model.init(seed) if given.force_field is None else _silent(model.init(seed))
         if devices.writes:
-            begin = fill(model, begin, learned, train.whole_sizes, pairs=pairs[: len(train_systems)], **stat)
+            begin = fill(model, begin, learned, train.whole_sizes, tables=tables[:n], **stat)
         params = devices.from_first(begin)
     else:
         _same_model(model, source.spec)
@@ -242,6 +207,7 @@ def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
         numb_aparam=fitting.numb_aparam,
         numb_generalized_coord=given.loss.numb_generalized_coord,
         units=data.units,
+        stored_from=inf if given.force_field or given.training.streaming is False else _STORED_FROM,
     )
     return kept_systems(data.batch_size, systems)
 
@@ -267,27 +233,80 @@ def _check_labels(loss: EnergyLoss, systems: Sequence[System]) -> None:
         )  # fmt: skip
 
 
-def _fitting_pairs(pairs: Sequence[FramePairs], system: System, model: DeepModel) -> list[FramePairs]:
-    return [truncate(p, system.types, model.descriptor) for p in pairs]
+def _store(given: Input) -> PairStore:
+    """Where the pairs of the data are kept: in memory as long as they take a quarter of it."""
+    free = free_on_host()
+    return PairStore(inf if free is None or given.training.streaming is False else free / 4)
 
 
-def _data_set(
-    given: Input,
-    data: Data,
-    systems: Sequence[System],
-    pairs: Sequence[Sequence[FramePairs]],
-    moved: MovedRows | None,
-    devices: Devices,
-) -> DataSet:
-    sizes = batch_sizes(data.batch_size, systems)
-    batches = [n_batches(system.set_sizes, size) for system, size in zip(systems, sizes, strict=True)]
+def _fitting(
+    tables: list[PairTable], systems: Sequence[System], model: DeepModel, counts: NeighborCounts, *, tell: bool
+) -> list[PairTable]:
+    """The pairs that the slots of the model hold."""
+    if np.all(counts.most <= model.descriptor.slots):
+        return tables
+    store = PairStore(inf)
+    kept, gone = zip(*(truncated(*each, model, store) for each in zip(tables, systems, strict=True)), strict=True)
+    if tell:  # else `resolve` has told it
+        logger.warning(
+            "descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", sum(gone)
+        )
+    return list(kept)
+
+
+class _Part(NamedTuple):
+    """Training or validation data: the section, the systems, frames per batch, and the pairs."""
+
+    section: Data
+    systems: list[System]
+    sizes: tuple[int, ...]
+    tables: list[PairTable]
+
+
+def _data_sets(given: Input, parts: Sequence[_Part], moved: MovedRows | None, devices: Devices) -> list[DataSet]:
     wanted = {label for term in given.loss.terms for label in given.loss.labels(term)}
     wanted |= {"atom_pref", "fparam", "aparam", "energy", "force", "virial"}
     wanted |= {"atom_ener_coeff"} if given.loss.enable_atom_ener_coeff else set()
-    moving = {} if moved is None else {"force_field": moved.part, "free": moved.free}
-    groups, places = group_frames(systems, pairs, sorted(wanted), **moving)
-    groups = [devices.everywhere(group) for group in groups]
-    return DataSet(systems, sizes, probabilities(data.auto_prob, data.sys_probs, batches), groups, places)
+    key = (lambda system: None) if moved is None else moved.part.key
+    grouped = [group_frames(part.systems, part.tables, sorted(wanted), key) for part in parts]
+    stream = _is_streamed(given, sum(group.n_bytes for groups, _ in grouped for group in groups), devices)
+    found = []
+    for part, (groups, places) in zip(parts, grouped, strict=True):
+        batches = [n_batches(system.set_sizes, size) for system, size in zip(part.systems, part.sizes, strict=True)]
+        found.append(
+            DataSet(
+                systems=part.systems,
+                sizes=part.sizes,
+                probabilities=probabilities(part.section.auto_prob, part.section.sys_probs, batches),
+                groups=groups,
+                places=places,
+                devices=devices,
+                on_device=None if stream else [devices.everywhere(_all_of(group, moved)) for group in groups],
+            )
+        )
+    return found
+
+
+def _all_of(group: FrameGroup, moved: MovedRows | None) -> Frames:
+    """All frames of a group, with what the force field needs of them if its numbers move."""
+    frames = jax.tree.map(jnp.asarray, group.frames(np.arange(group.n_frames)))
+    return frames if moved is None else replace(frames, force_field=moved.part.frames(group.systems, moved.free))
+
+
+def _is_streamed(given: Input, n_bytes: float, devices: Devices) -> bool:
+    """Whether only the frames of a batch are brought to the device; the same on all ranks."""
+    wanted, free = given.training.streaming, free_on_device()
+    if given.parameters is not None:  # a force field that moves keeps what it needs of all frames
+        wanted = False
+    stream = (free is not None and n_bytes > free / 2) if wanted is None else wanted
+    stream = bool(devices.from_first(np.array(stream)))
+    logger.info("data: %s, %s", readable(n_bytes), "read as they are needed" if stream else "kept on the device")
+    if not stream and free is not None and n_bytes > free:
+        raise InputError(
+            f"the frames with their neighbour pairs take {readable(n_bytes)}, and {readable(free)} are free. Leave "
+            "training.streaming out, or set it to true, so that they are read as they are needed."
+        )
+    return stream
 
 
 def _completed_from(found: DeepModel, given: DeepModel) -> DeepModel:

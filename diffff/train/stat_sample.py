@@ -10,6 +10,7 @@ from diffff.data.systems import System
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, truncate
 from diffff.train.neighbor_stat import all_pairs
+from diffff.train.pair_table import PairTable
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +55,7 @@ def samples(
     model: DeepModel,
     systems: Sequence[System],
     batch_sizes: Sequence[int],
-    pairs: Sequence[Sequence[FramePairs]] | None = None,
+    tables: Sequence[PairTable] | None = None,
 ) -> list[Sample]:
     """The frames of ``data_stat_nbatch`` batches of each system, evenly spaced over it.
 
@@ -62,14 +63,14 @@ def samples(
         model: With its type map and slots.
         systems: The training data.
         batch_sizes: Frames per batch of each system.
-        pairs: For each system the pairs of all its frames, truncated or not; computed for the sample when not given.
+        tables: For each system the pairs of all its frames, truncated or not; found for the sample when not given.
     """
     drawn = []
     for s, (system, size) in enumerate(zip(systems, batch_sizes, strict=True)):
         frames = sample_frames(system.n_frames, model.data_stat_nbatch * size)
-        if pairs is None:
+        if tables is None:
             found = all_pairs(system, model.descriptor.rcut, frames)
         else:
-            found = [pairs[s][frame] for frame in frames]
+            found = [tables[s].pairs(system, int(frame)) for frame in frames]
         drawn.append(Sample(system, frames, [truncate(p, system.types, model.descriptor) for p in found]))
     return drawn

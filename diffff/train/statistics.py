@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.potentials.deep import DeepModel
-from diffff.potentials.pairs import FramePairs
 from diffff.train import stat_file as files
 from diffff.train.energy_bias import assigned_bias, energy_bias
+from diffff.train.pair_table import PairTable
 from diffff.train.stat_sample import Sample, samples
 
 Array = NDArray[np.float64]
@@ -97,7 +97,7 @@ def fill(
     systems: Sequence[System],
     batch_sizes: Sequence[int],
     *,
-    pairs: Sequence[Sequence[FramePairs]] | None = None,
+    tables: Sequence[PairTable] | None = None,
     stat_file: str | Path | None = None,
     stat_file_mode: Literal["update", "read"] = "update",
 ) -> Params:
@@ -108,7 +108,7 @@ def fill(
         params: Tree of the model, ``{"descriptor", "fitting", "bias"}``.
         systems: The training data.
         batch_sizes: Frames per batch of each system.
-        pairs: As for `samples`.
+        tables: As for `samples`.
         stat_file: Statistics that are here are taken from it, the others are added; an HDF5 file or a directory.
         stat_file_mode: "read": all have to be there.
 
@@ -118,7 +118,7 @@ def fill(
     Raises:
         InputError: `stat_file` is incomplete in mode "read", or belongs to another model.
     """
-    draw = functools.cache(lambda: samples(model, systems, batch_sizes, pairs))
+    draw = functools.cache(lambda: samples(model, systems, batch_sizes, tables))
     group = " ".join(model.type_map)
     kept = {} if stat_file is None else files.read(stat_file, group)
     new: files.Arrays = {}

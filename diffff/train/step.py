@@ -16,8 +16,9 @@ from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.frames import Frames
 from diffff.train.groups import Leaves, merge
-from diffff.train.in_order import in_order
+from diffff.train.in_order import InOrder
 from diffff.train.loss import EnergyLoss
+from diffff.train.memory import bytes_of
 
 Metrics = dict[str, jax.Array]
 
@@ -123,7 +124,7 @@ def make_step(
     lr_factor: float = 1.0,
     one_by_one: bool = False,
     zero_stage: int = 0,
-) -> Callable[[TrainState, Leaves, Frames, np.ndarray], tuple[TrainState, Metrics]]:
+) -> "Step | InOrder":
     """The step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
 
     The indices are those of the whole batch, on all ranks the same.
@@ -140,7 +141,7 @@ def make_step(
         prior_weight: weight of the priors of a force field beside the loss.
         devices: to which the frames of a batch are dealt.
         lr_factor: what the optimiser multiplies the learning rate with.
-        one_by_one: takes the gradient of each frame alone and adds them up in the order of the batch, see `in_order`.
+        one_by_one: takes the gradient of each frame alone and adds them up in the order of the batch, see `InOrder`.
         zero_stage: what devices keep a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too.
     """
 
@@ -191,7 +192,7 @@ def make_step(
             value, powers, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0) / len(x), sums)
             return updated(state, value, _from_powers(powers), grads, finite)
 
-        return in_order(of_one, of_all, devices)
+        return InOrder(of_one, of_all, devices)
 
     def of_share(
         trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array
@@ -210,8 +211,35 @@ def make_step(
         new, metrics = updated(state, value, metrics, grads, finite)
         return spread(new, zero_stage, devices.keep_everywhere, devices.keep_split), metrics
 
-    compiled = jax.jit(step, donate_argnums=(0,))
-    return lambda state, frozen, frames, indices: compiled(state, frozen, frames, devices.dealt(indices))
+    return Step(step, devices)
+
+
+class Step:
+    """A step as programs, one for each shape of a batch."""
+
+    def __init__(self, function: Callable[..., tuple[TrainState, Metrics]], devices: Devices) -> None:
+        """Nothing is compiled yet; the function takes the indices dealt to the devices."""
+        self._jitted = jax.jit(function, donate_argnums=(0,))
+        self._devices = devices
+        self._programs: dict[Any, jax.stages.Compiled] = {}
+
+    def __call__(
+        self, state: TrainState, frozen: Leaves, frames: Frames, indices: np.ndarray
+    ) -> tuple[TrainState, Metrics]:
+        """The state after the step, and the errors of the batch before it."""
+        return self.program(state, frozen, frames, indices)(state, frozen, frames, self._devices.dealt(indices))
+
+    def program(self, state: TrainState, frozen: Leaves, frames: Frames, indices: np.ndarray) -> jax.stages.Compiled:
+        """The program for batches of this shape."""
+        shape = frames.layout, frames.center.shape, tuple(frames.labels), len(indices)
+        if shape not in self._programs:
+            dealt = self._devices.dealt(indices)
+            self._programs[shape] = self._jitted.lower(state, frozen, frames, dealt).compile()
+        return self._programs[shape]
+
+    def bytes_for(self, n: int, state: TrainState, frozen: Leaves, frames: Frames) -> float:
+        """Memory beside the arguments, on each device, of a step of so many frames on each."""
+        return bytes_of(self.program(state, frozen, frames, np.zeros(n * self._devices.n, np.int32)))
 
 
 def spread(

@@ -24,10 +24,11 @@ from diffff.files import replacing
 from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
+from diffff.train.data_set import DataSet
 from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.evaluate import Errors, compare
 from diffff.train.frames import Frames
-from diffff.train.setup import DataSet, Problem
+from diffff.train.setup import Problem
 from diffff.train.step import predict_batch
 
 Params = dict[str, Any]
@@ -68,12 +69,12 @@ def errors_over(
     """
     chosen = _chosen([system.n_frames for system in data.systems], limit)
     total, zero = Errors(), Errors()
-    for g, group in enumerate(data.groups):
+    for g in range(len(data.groups)):
         members = [i for i, place in enumerate(data.places) if place.group == g and len(chosen[i])]
         if not members:
             continue
-        indices = np.concatenate([data.locate(i, chosen[i])[1] for i in members])
-        prediction = _prediction(model, params, group, indices, basis, devices)
+        indices = np.concatenate([data.places[i].start + chosen[i] for i in members])
+        prediction = _prediction(model, params, data, g, indices, basis, devices)
         begin = 0
         for i in members:
             end = begin + len(chosen[i])
@@ -97,17 +98,22 @@ def _chosen(n_frames: Sequence[int], limit: int | None) -> list[np.ndarray]:
 
 
 def _prediction(
-    model: DeepModel, params: Params, group: Frames, indices: np.ndarray, basis: SplineBasis | None, devices: Devices
+    model: DeepModel,
+    params: Params,
+    data: DataSet,
+    group: int,
+    indices: np.ndarray,
+    basis: SplineBasis | None,
+    devices: Devices,
 ) -> dict[str, np.ndarray]:
     """Energy, force and virial of frames of a group."""
-    inputs = {name: group.labels[name] for name in ("fparam", "aparam") if name in group.labels}
-    group = replace(group, labels=inputs)
-    size = devices.n * max(1, CHUNK_ATOMS // sum(group.layout))
+    size = devices.n * max(1, CHUNK_ATOMS // sum(data.groups[group].systems[0].layout))
     parts = []
     for begin in range(0, len(indices), size):
         some = indices[begin : begin + size]
-        filled = np.pad(some, (0, size - len(some)), mode="edge")
-        out = _predict(model, params, group, devices.dealt(filled), basis, devices)
+        frames, places = data.gather(group, np.pad(some, (0, size - len(some)), mode="edge"))
+        inputs = {name: frames.labels[name] for name in ("fparam", "aparam") if name in frames.labels}
+        out = _predict(model, params, replace(frames, labels=inputs), devices.dealt(places), basis, devices)
         parts.append({name: np.asarray(out[name])[: len(some)] for name in ("energy", "force", "virial")})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -145,7 +145,7 @@ def test_errors_of_rows_are_those_of_a_fit_with_the_same_sigmas(folder):
     problem = problem_of(folder, sum_input(parameters=MOVING))
     moved, sigmas = problem.moved, {"e": 0.02, "f": 0.05}
     errors = Errors({name: Sums(squared=sigma**2, weight=1.0) for name, sigma in sigmas.items()})
-    found = moved.known(np.zeros(moved.free.n_free), problem.train.groups, errors)
+    found = moved.known(np.zeros(moved.free.n_free), problem.train.on_device, errors)
     field = ForceField(folder / "mol.xml")
     topology = app.PDBFile("mol.pdb").topology
     potential = field.create_potential(topology)

@@ -7,7 +7,8 @@ import pytest
 
 from diffff.data.systems import read_systems
 from diffff.train.frames import group_frames
-from diffff.train.neighbor_stat import all_pairs
+from diffff.train.neighbor_stat import all_pairs, pair_tables
+from diffff.train.pair_table import PairStore
 from tests.train import small
 
 RCUT = 3.0
@@ -30,9 +31,15 @@ def pairs(systems):
     return [all_pairs(system, RCUT) for system in systems]
 
 
+def whole_groups(systems, labels):
+    tables, _ = pair_tables(systems, RCUT, 2, PairStore(np.inf))
+    groups, places = group_frames(systems, tables, labels)
+    return [group.frames(np.arange(group.n_frames)) for group in groups], places
+
+
 @pytest.fixture(scope="module")
-def grouped(systems, pairs):
-    return group_frames(systems, pairs, ["energy", "force", "virial"])
+def grouped(systems):
+    return whole_groups(systems, ["energy", "force", "virial"])
 
 
 def test_systems_of_one_layout_and_the_same_labels_share_a_group(grouped):
@@ -81,7 +88,7 @@ def test_atoms_may_have_wandered_through_many_boxes(systems, grouped):
     far = system.positions.copy()
     far[:, 1] += 150 * system.boxes[:, 0] - 3000 * system.boxes[:, 2]
     moved = dataclasses.replace(system, positions=far)
-    (group,), _ = group_frames([moved], [all_pairs(moved, RCUT)], [])
+    (group,), _ = whole_groups([moved], [])
     here = grouped[0][0]
     lengths = [np.sort(np.linalg.norm(g.vectors()[: system.n_frames], axis=2), axis=1) for g in (group, here)]
     assert lengths[0].shape == lengths[1].shape
@@ -92,6 +99,6 @@ def test_a_frame_whose_atoms_see_nobody(tmp_path):
     small.write_system(tmp_path / "a", (2,), 1, box=np.diag([500.0, 600.0, 2000.0]))
     (system,) = read_systems([str(tmp_path / "a")], small.ELEMENTS)
     apart = dataclasses.replace(system, positions=system.positions * [[[1.0], [40.0], [90.0]]])
-    (group,), _ = group_frames([apart], [all_pairs(apart, RCUT)], ["energy"])
+    (group,), _ = whole_groups([apart], ["energy"])
     assert np.all(np.asarray(group.center) == 3)
     np.testing.assert_array_equal(group.vectors(), 0.0)

@@ -451,7 +451,7 @@ def test_forces_alone_are_enough(tmp_path, caplog):
     problem = small.problem_of(tmp_path, {"training.training_data.systems": [str(tmp_path / "forces")]})
     assert "no system has energies; the energy bias is zero where it is not given" in caplog.messages
     assert problem.params["DeepPot"]["bias"].tolist() == [0.0, 0.0]
-    (frames,) = problem.train.groups
+    (frames,) = problem.train.on_device
     compute = jax.jit(lambda params: batch_loss(problem.model, problem.given.loss, params, frames, None, 1.0)[:2])
     loss, errors = compute(problem.params)
     assert np.isfinite(loss)

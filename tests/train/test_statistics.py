@@ -6,7 +6,8 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.train import stat_file
-from diffff.train.neighbor_stat import all_pairs
+from diffff.train.neighbor_stat import pair_tables
+from diffff.train.pair_table import PairStore
 from diffff.train.stat_sample import sample_frames, samples
 from diffff.train.statistics import environment_statistics, fill, parameter_sums
 from tests.train.reference_systems import BATCHES, CASES, REFERENCES, STORED, SYSTEMS, TYPE_MAP, make_model
@@ -36,8 +37,8 @@ def test_the_sample_is_evenly_spaced_and_limited():
 
 def test_pairs_that_are_there_are_used_and_truncated():
     model = make_model({"sel": [3, 5, 1]})
-    pairs = [all_pairs(system, 3.5) for system in SYSTEMS]
-    given = environment_statistics(model, samples(model, SYSTEMS, BATCHES, pairs))
+    tables, _ = pair_tables(SYSTEMS, 3.5, 3, PairStore(np.inf))
+    given = environment_statistics(model, samples(model, SYSTEMS, BATCHES, tables))
     np.testing.assert_allclose(given[0], STORED["truncated/davg"], rtol=1e-12, atol=1e-15)
 
 

@@ -1,0 +1,96 @@
+"""The data of a training: its frames, on the device or read as they are needed, and how batches are drawn."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffff.data.systems import System
+from diffff.train.devices import Devices
+from diffff.train.frames import FrameGroup, Frames, Place
+from diffff.train.sampling import Sampler
+
+logger = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+_AHEAD = 3  # batches that are made ready while others are computed
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Systems with their frames, and how batches are drawn.
+
+    Attributes:
+        systems: the systems.
+        sizes: frames per batch of each system.
+        probabilities: of each system.
+        groups: the frames on the host.
+        places: of each system in the groups.
+        devices: to which frames go.
+        on_device: all frames of each group on the device; None: only those of a batch are brought there.
+        n_shares: number of devices to which a batch of so many times ``sizes`` frames is dealt.
+    """
+
+    systems: Sequence[System]
+    sizes: tuple[int, ...]
+    probabilities: np.ndarray
+    groups: Sequence[FrameGroup]
+    places: Sequence[Place]
+    devices: Devices
+    on_device: Sequence[Frames] | None
+    n_shares: int = 1
+
+    @property
+    def whole_sizes(self) -> tuple[int, ...]:
+        """Frames of a batch over all devices, of each system."""
+        return tuple(self.n_shares * size for size in self.sizes)
+
+    @property
+    def n_shapes(self) -> int:
+        """Number of programs that the steps of a training need."""
+        return len({(place.group, size) for place, size in zip(self.places, self.sizes, strict=True)})
+
+    def locate(self, system: int, frames: Ints) -> tuple[Frames, np.ndarray]:
+        """Frames on the device, and which of them are these frames of a system."""
+        place = self.places[system]
+        return self.gather(place.group, place.start + frames)
+
+    def gather(self, group: int, indices: Ints) -> tuple[Frames, np.ndarray]:
+        """Frames on the device, and which of them are those of a group with these indices."""
+        if self.on_device is not None:
+            return self.on_device[group], indices.astype(np.int32)
+        return self.devices.everywhere(self.groups[group].frames(indices)), np.arange(len(indices), dtype=np.int32)
+
+    def sampler(self, seed: int | None, *, shuffle: bool) -> Sampler:
+        """Draws batches; see `Sampler`."""
+        copies = [system.labels.get("numb_copy") for system in self.systems]
+        frames = [system.n_frames for system in self.systems]
+        return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
+
+    @contextmanager
+    def batches(self, sampler: Sampler) -> Iterator["Iterator[tuple[int, Ints, Frames, np.ndarray]]"]:
+        """Endless batches: system, frames, and where these are on the device; the next ones are made ready meanwhile.
+
+        Args:
+            sampler: draws them; its state is always that after the last batch that was taken.
+        """
+        if self.on_device is not None:
+            yield ((*drawn, *self.locate(*drawn)) for drawn in iter(sampler.next, None))
+            return
+        with ThreadPoolExecutor(1, "batches") as pool:
+            yield self._ahead(sampler, pool)
+            pool.shutdown(cancel_futures=True)
+
+    def _ahead(self, sampler: Sampler, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Ints, Frames, np.ndarray]]:
+        scout = sampler.copy()
+        waiting: deque[Future[tuple[Frames, np.ndarray]]] = deque()
+        while True:
+            while len(waiting) < _AHEAD:
+                waiting.append(pool.submit(self.locate, *scout.next()))
+            found = waiting.popleft().result()
+            yield (*sampler.next(), *found)

@@ -1,0 +1,116 @@
+"""The neighbour pairs of all frames of a system, packed: seven bytes each, or five where there are few atoms."""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffff.data.systems import System
+from diffff.errors import InputError
+from diffff.potentials.pairs import FramePairs
+
+BLOCK = 64  # frames that are packed together
+Rows = Callable[[int, int], NDArray]
+
+
+class PairStore:
+    """Keeps packed pairs: in memory up to a limit, beyond it in a temporary file that goes with the process."""
+
+    def __init__(self, limit: float) -> None:
+        """An empty one that takes at most so many bytes of memory."""
+        self._limit = limit
+        self._in_memory = 0
+        self._file: Any = None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether there is a file."""
+        return self._file is not None
+
+    def keep(self, rows: NDArray) -> Rows:
+        """Takes an array; what gives ``rows[first:end]`` back.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if self._in_memory + rows.nbytes <= self._limit:
+            self._in_memory += rows.nbytes
+            return lambda first, end: rows[first:end]
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="diffff-pairs-")  # noqa: SIM115  open as long as we are
+                weakref.finalize(self, self._file.close)
+            offset = self._file.tell()
+            self._file.write(rows.tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise InputError(
+                f"the neighbour pairs of the data have no room in memory, nor in {tempfile.gettempdir()} ({error}). "
+                "Set TMPDIR to a directory on a larger disk."
+            ) from None
+        dtype, size = rows.dtype, rows.dtype.itemsize
+
+        def read(first: int, end: int) -> NDArray:
+            return np.frombuffer(os.pread(self._file.fileno(), (end - first) * size, offset + first * size), dtype)
+
+        return read
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """The pairs of the frames of a system.
+
+    Attributes:
+        n_atoms: slots of the system.
+        n_pairs: of each frame.
+        blocks: for each `BLOCK` frames where they begin, and their rows.
+        shift_types: integers that hold the lattice translations of each block.
+    """
+
+    n_atoms: int
+    n_pairs: list[int] = field(default_factory=list)
+    blocks: list[tuple[NDArray[np.int64], Rows]] = field(default_factory=list)
+    shift_types: list[type[np.signedinteger]] = field(default_factory=list)
+
+    @property
+    def shift_type(self) -> np.dtype:
+        """Of all blocks."""
+        return np.result_type(np.int8, *self.shift_types)
+
+    def add(self, frames: Sequence[FramePairs], store: PairStore) -> None:
+        """Append the next `BLOCK` frames, or those that are left."""
+        index = smallest(self.n_atoms)
+        shift = smallest(max((int(np.abs(p.shift).max(initial=0)) for p in frames), default=0))
+        starts = np.cumsum([0, *(len(p.center) for p in frames)])
+        rows = np.empty(starts[-1], np.dtype([("center", index), ("neighbor", index), ("shift", shift, (3,))]))
+        for name in ("center", "neighbor", "shift"):
+            rows[name] = np.concatenate([getattr(p, name) for p in frames])
+        self.blocks.append((starts, store.keep(rows)))
+        self.shift_types.append(shift)
+        self.n_pairs.extend(np.diff(starts).tolist())
+
+    def rows(self, frame: int) -> NDArray:
+        """The pairs of a frame, with the fields ``center``, ``neighbor`` and ``shift (3,)``."""
+        block, k = divmod(frame, BLOCK)
+        starts, rows = self.blocks[block]
+        return rows(int(starts[k]), int(starts[k + 1]))
+
+    def pairs(self, system: System, frame: int) -> FramePairs:
+        """The pairs of a frame as they were found."""
+        rows = self.rows(frame)
+        center, neighbor, shift = (rows[name].astype(np.int32) for name in ("center", "neighbor", "shift"))
+        (positions,) = system.positions[frame : frame + 1]
+        dr = positions[neighbor] - positions[center]
+        if system.boxes is not None:
+            dr += shift @ system.boxes[frame]
+        return FramePairs(center, neighbor, shift, dr)
+
+
+def smallest(largest: int) -> type[np.signedinteger]:
+    """The smallest type of integers that holds numbers up to this, and itself."""
+    return next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max)
