@@ -73,7 +73,7 @@ def logged(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def start_jax() -> None:
-    """Ready JAX for a command that computes: a sound release, double precision, memory and programs kept, no chatter.
+    """Ready JAX for a command that computes: a sound release, true products, memory and programs kept, no chatter.
 
     Raises:
         InputError: The installed JAX is one of those known to compute wrong numbers.
@@ -89,6 +89,7 @@ def start_jax() -> None:
     from diffff.program_cache import keep_programs
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "float32")  # GPUs would round factors to TF32, distances too
     keep_programs()
 
 

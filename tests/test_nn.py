@@ -121,3 +121,47 @@ def test_silut_is_continuous_in_value_and_slope_and_bounded(name):
 def test_unknown_activations_are_refused(name):
     with pytest.raises(ValueError, match=f'unknown activation function "{name}"; known: tanh, relu'):
         nn.known_activation(name)
+
+
+def short(x):
+    """Rounded to bfloat16."""
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def matrices(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def test_short_factors_are_those_of_the_product_and_of_its_derivatives():
+    """Of ``y = a b``, of the first derivatives of ``g . y``, and of their derivatives along u and v."""
+    a, b, g, u, v = matrices((7, 5), (5, 3), (7, 3), (7, 5), (5, 3))
+
+    def slopes(a, b, g):
+        y, pull = jax.vjp(lambda a, b: nn.product(a, b, "bfloat16"), a, b)
+        return y, pull(g)
+
+    (y, (da, db)), pull = jax.vjp(jax.jit(slopes), a, b, g)
+    expected = {
+        "y": (y, short(a) @ short(b)),
+        "da": (da, short(g) @ short(b).T),
+        "db": (db, short(a).T @ short(g)),
+    }
+    by_a, by_b, by_g = pull((jnp.zeros_like(y), (u, v)))
+    expected |= {
+        "by a": (by_a, short(g) @ short(v).T),
+        "by b": (by_b, short(u).T @ short(g)),
+        "by g": (by_g, short(u) @ short(b) + short(a) @ short(v)),
+    }
+    for name, (found, wanted) in expected.items():
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert np.abs(y - a @ b).max() > 1e-3
+
+
+@pytest.mark.parametrize("factors", ["float32", "tensorfloat32"])
+def test_whole_factors_change_nothing_on_a_cpu(factors):
+    a, b = matrices((7, 5), (5, 3))
+    assert np.array_equal(nn.product(a, b, factors), a @ b)
+    a, b = a.astype(jnp.float64), b.astype(jnp.float64)
+    assert np.array_equal(nn.product(a, b, factors), a @ b)

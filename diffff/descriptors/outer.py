@@ -20,12 +20,12 @@ def outer_sum(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _left(g: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum("nmk,nck->ncm", g, b)
+    return jnp.einsum("nmk,nck->ncm", g, b, precision="float32")
 
 
 @jax.custom_vjp
 def _right(g: jax.Array, a: jax.Array) -> jax.Array:
-    return jnp.einsum("nmk,ncm->nck", g, a)
+    return jnp.einsum("nmk,ncm->nck", g, a, precision="float32")
 
 
 outer_sum.defvjp(lambda a, b: (outer_sum(a, b), (a, b)), lambda ab, g: (_left(g, ab[1]), _right(g, ab[0])))

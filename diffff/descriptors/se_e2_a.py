@@ -265,8 +265,8 @@ class SeE2A(Spec):
             empty.append(h[0])
             coefficients_h.append(basis.coefficients(h - h[0]))
             coefficients_g.append(basis.coefficients(g))
-        radial = moments.values[:, 0] @ jnp.concatenate(coefficients_h).astype(self.dtype)
-        angular = moments.values[:, 1:] @ jnp.concatenate(coefficients_g).astype(self.dtype)
+        radial = nn.product(moments.values[:, 0], jnp.concatenate(coefficients_h).astype(self.dtype))
+        angular = nn.product(moments.values[:, 1:], jnp.concatenate(coefficients_g).astype(self.dtype))
         return self._features(params, center, radial, angular, jnp.stack(empty).astype(self.dtype), moments.excluded)
 
     def net_at(
@@ -290,9 +290,9 @@ class SeE2A(Spec):
         excluded: jax.Array | None,
     ) -> jax.Array:
         """D from the sums over real neighbours relative to the empty slot, ``(n, M)`` and ``(n, 3, M)``."""
-        radial = radial + jnp.asarray(self.slots, self.dtype) @ empty
+        radial = radial + nn.product(jnp.asarray(self.slots, self.dtype), empty)
         if excluded is not None:
-            radial = radial - excluded @ empty
+            radial = radial - nn.product(excluded, empty)
         angular = angular / params["dstd"][center, 1:, None].astype(self.dtype)
         t = jnp.concatenate([radial[:, None], angular], axis=1) / self.n_sel
         features = outer_sum(t, t[..., : self.axis_neuron])

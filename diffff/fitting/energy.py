@@ -91,6 +91,7 @@ class EnergyFitting(Spec):
         type_map: tuple[str, ...],
         fparam: jax.Array | None = None,
         aparam: jax.Array | None = None,
+        factors: nn.Factors = "float32",
     ) -> jax.Array:
         """Energies of atoms of one type, without the energy bias.
 
@@ -102,6 +103,7 @@ class EnergyFitting(Spec):
             fparam: shape ``(numb_fparam,)``, or ``(n, numb_fparam)`` for atoms of several frames, needed when
                 ``numb_fparam > 0``.
             aparam: shape ``(n, numb_aparam)``, needed when ``numb_aparam > 0``.
+            factors: of the products in the hidden layers, see `nn.product`.
 
         Returns:
             Shape ``(n,)``, in the precision of the net.
@@ -115,9 +117,9 @@ class EnergyFitting(Spec):
             extra.append(((aparam - params["aparam_avg"]) * params["aparam_inv_std"]).astype(self.dtype))
         net = params["nets"][type_map[center]]
         features = features.astype(self.dtype)
-        energy = self._net(net, jnp.concatenate([features, *extra], axis=-1) if extra else features)
+        energy = self._net(net, jnp.concatenate([features, *extra], axis=-1) if extra else features, factors)
         if self.relative_to_vacuum(center):
-            energy -= self._net(net, jnp.concatenate([jnp.zeros_like(features), *extra], axis=-1))
+            energy -= self._net(net, jnp.concatenate([jnp.zeros_like(features), *extra], axis=-1), factors)
         return energy
 
     def relative_to_vacuum(self, center: int) -> bool:
@@ -126,6 +128,6 @@ class EnergyFitting(Spec):
             center >= len(self.atom_ener) or self.atom_ener[center] is not None
         )
 
-    def _net(self, net: list, x: jax.Array) -> jax.Array:
-        x = nn.apply_net(net[:-1], x, nn.activation(self.activation_function))
-        return (x @ net[-1]["w"] + net[-1]["b"])[:, 0]
+    def _net(self, net: list, x: jax.Array, factors: nn.Factors) -> jax.Array:
+        x = nn.apply_net(net[:-1], x, nn.activation(self.activation_function), factors)
+        return (nn.product(x, net[-1]["w"]) + net[-1]["b"])[:, 0]

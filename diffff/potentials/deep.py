@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
 
-from diffff import units
+from diffff import nn, units
 from diffff.descriptors.env import Pairs
 from diffff.descriptors.radial import SplineBasis
 from diffff.descriptors.se_e2_a import SeE2A
@@ -157,6 +157,7 @@ class DeepModel(Spec):
         *,
         fparam: jax.Array | None = None,
         aparam: jax.Array | None = None,
+        factors: nn.Factors = "float32",
     ) -> jax.Array:
         """Energy of each atom, eV, shape ``(n_atoms,)``, float64.
 
@@ -167,6 +168,7 @@ class DeepModel(Spec):
             basis: spline functions, or None for the direct path.
             fparam: shape ``(n_atoms, numb_fparam)``, the frame parameters of each atom's frame.
             aparam: shape ``(n_atoms, numb_aparam)``.
+            factors: of the products in the fitting nets, see `nn.product`.
         """
         n_types, atom_types = len(layout), np.repeat(np.arange(len(layout)), layout)
         moments = None if basis is None else self.descriptor.moments(pairs, atom_types, n_types, basis)
@@ -193,6 +195,7 @@ class DeepModel(Spec):
                 self.type_map,
                 None if fparam is None else fparam[block],
                 None if aparam is None else aparam[block],
+                factors,
             )
             energies.append(energy.astype(params["bias"].dtype) + params["bias"][t])
         return jnp.concatenate(energies)
@@ -210,6 +213,7 @@ class DeepModel(Spec):
         fparam: jax.Array | None = None,
         aparam: jax.Array | None = None,
         atomic_virial: bool = False,
+        factors: nn.Factors = "float32",
     ) -> dict[str, jax.Array]:
         """Energies of frames and their derivatives.
 
@@ -227,6 +231,7 @@ class DeepModel(Spec):
             fparam: shape ``(n_frames, numb_fparam)``.
             aparam: shape ``(n_frames, n_atoms, numb_aparam)``.
             atomic_virial: whether to return it.
+            factors: of the products in the fitting nets, see `nn.product`.
 
         Returns:
             ``energy (n_frames,)``, ``atom_ener (n_frames, n_atoms)``, ``force (n_frames, n_atoms, 3)``, ``virial
@@ -248,7 +253,8 @@ class DeepModel(Spec):
 
         def total(dr: jax.Array) -> tuple[jax.Array, jax.Array]:
             pairs = self.pairs(center, neighbor, dr, atom_types)
-            e = self.atomic_energies(params, pairs, joined, basis, fparam=fparam, aparam=aparam)[place]
+            e = self.atomic_energies(params, pairs, joined, basis, fparam=fparam, aparam=aparam, factors=factors)
+            e = e[place]
             e = e if real is None else jnp.where(real, e, 0.0)
             return jnp.sum(e), e
 
@@ -260,7 +266,7 @@ class DeepModel(Spec):
             "energy": jnp.sum(atom_ener, axis=1),
             "atom_ener": atom_ener,
             "force": force,
-            "virial": -jnp.einsum("fpa,fpb->fab", per_pair, dr),
+            "virial": -jnp.einsum("fpa,fpb->fab", per_pair, dr, precision="float32"),
         }
         if atomic_virial:
             of_pair = -(per_pair[..., :, None] * dr[..., None, :]).reshape(-1, 3, 3)
