@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from diffff import spec
+from diffff import nn, spec
 from diffff.fit.parameters import Parameters
 from diffff.input_file import load
 from diffff.model_input import Weights, with_weights
@@ -22,6 +22,7 @@ from diffff.train.config_data import TrainingData, ValidationData, with_found_sy
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
+from diffff.train.precision import MixedPrecision
 from diffff.train.schedule import LearningRate
 from diffff.train.topologies import FittedXml
 
@@ -33,7 +34,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 _ONE_MODEL = "multi-task training is not available; train one model per input file"
 _PROFILE = "is not available here; JAX's own profiler (jax.profiler.trace) measures a run from outside"
 _TENSORBOARD = "TensorBoard files are not written; draw the learning curve with `dff plot lcurve.out`"
-_PRECISION = 'arithmetic is done in the "precision" of each net ("float32" or "float64"); set it there, remove this key'
+_AS_USED = 'errors are those of the model as it is used, in the "precision" of its nets; remove the key'
 
 
 class Training(Spec):
@@ -46,8 +47,6 @@ class Training(Spec):
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("data_dict", "model_prob", "num_epoch_dict"), _ONE_MODEL)
     refused_unless: ClassVar[Mapping[str, tuple[Any, str]]] = {
         "ema_ckpt_keep": (None, "averaged weights are part of each checkpoint; max_ckpt_keep says how many are kept"),
-        "mixed_precision": (None, _PRECISION),
-        "enable_tf32": (False, _PRECISION),
         "profiling": (False, f"profiling {_PROFILE}"),
         "enable_profiler": (False, f"the profiler {_PROFILE}"),
         "tensorboard": (False, _TENSORBOARD),
@@ -102,6 +101,10 @@ class Training(Spec):
     shape take the time of its largest. More only if there are more numbers of frames per batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     "What each of several devices keeps a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too."
+    mixed_precision: MixedPrecision | None = None
+    "Rounds the factors of products in the fitting nets to bfloat16, with sums in float32; for nets in float32."
+    enable_tf32: bool = False
+    "Allows TF32 products in fitting nets in float32, on GPUs that have them; without it, factors are not rounded."
     deterministic: bool = False
     """The same bits for any number of devices among which the same batches are dealt, and for repeated runs on a GPU:
     the gradients of frames are computed one by one and added in a fixed order, which takes longer."""
@@ -136,6 +139,13 @@ class Training(Spec):
             raise ValueError('stat_file_mode "read" needs stat_file, the file to read')
         return self
 
+    @property
+    def factors(self) -> nn.Factors:
+        """Of the products in the fitting nets during the steps, see `nn.product`."""
+        if self.mixed_precision is not None:
+            return self.mixed_precision.compute_prec
+        return "tensorfloat32" if self.enable_tf32 else "float32"
+
     def checkpoints_kept(self, numb_steps: int) -> int:
         """How many of the latest checkpoints stay in a run of so many steps."""
         if self.ckpt_keep_ratio is None:
@@ -157,8 +167,8 @@ class Validating(Spec):
     """The section `validating`: now and then the errors of the whole validation data, and the best model so far."""
 
     refused_unless: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "tf32_infer": (False, _PRECISION),
-        "amp_infer": (False, _PRECISION),
+        "tf32_infer": (False, _AS_USED),
+        "amp_infer": (False, _AS_USED),
     }
     moot: ClassVar[frozenset[str]] = frozenset({"compiled_infer"})  # it is always compiled
 
@@ -306,6 +316,16 @@ class Input(Spec):
                 if self.parameters.has_priors
                 else "parameters.prior_weight: no rule has a prior; remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_factors_to_shorten(self) -> Self:
+        nets = {"descriptor": self.deep.descriptor, "fitting_net": self.deep.fitting_net}
+        double = [name for name, net in nets.items() if net.precision != "float32"]
+        if self.training.factors != "float32" and double:
+            key = "enable_tf32" if self.training.mixed_precision is None else "mixed_precision"
+            where = " and ".join(f"model.{name}" for name in double)
+            raise ValueError(f'training.{key} is for nets in float32: set "precision": "float32" in {where}')
         return self
 
     @model_validator(mode="after")

@@ -279,6 +279,7 @@ class Run:
             lr_factor=given.learning_rate.worker_factor(self.problem.devices.n),
             one_by_one=training.deterministic,
             zero_stage=training.zero_stage,
+            factors=training.factors,
         )
 
     def _require_room(self, step: Step | InOrder) -> None:
