@@ -21,13 +21,13 @@ from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.neighbors import capacity_for
 from diffff.potentials.base import Potential
-from diffff.potentials.deep import DeepModel, Layout, bind
+from diffff.potentials.deep import BLOCK, DeepModel, Layout, bind
 from diffff.potentials.pairs import FramePairs, pairs_within, truncate
 
 Params = dict[str, Any]
 logger = logging.getLogger(__name__)
 
-predict = jax.jit(DeepModel.predict, static_argnames=("self", "layout", "basis", "atomic_virial"))
+predict = jax.jit(DeepModel.predict, static_argnames=("self", "layout", "basis", "atomic_virial", "block"))
 
 
 def spline_range(model: DeepModel, shortest: float) -> float:
@@ -211,6 +211,7 @@ class Model:
             fparam=None if frame.fparam is None else frame.fparam[None],
             aparam=None if frame.aparam is None else frame.aparam[None],
             atomic_virial=atomic,
+            block=BLOCK,
         )
         out = {name: values[0] for name, values in out.items()}
 

@@ -17,9 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffff.blocks import blocks, joined
 from diffff.descriptors.env import RadialShape
 from diffff.descriptors.radial import DEGREE, SplineBasis
 from diffff.pytree import pytree
+
+
+_Given = tuple[jax.Array, jax.Array, jax.Array]  # dr, centres, types
 
 
 @pytree
@@ -53,7 +57,7 @@ def _pairs(shape: RadialShape, basis: SplineBasis, dr: jax.Array, center: jax.Ar
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 6))
 def sum_over_neighbors(
     shape: RadialShape,
     basis: SplineBasis,
@@ -61,6 +65,7 @@ def sum_over_neighbors(
     dr: jax.Array,
     center: jax.Array,
     types: jax.Array,
+    block: int | None = None,
 ) -> jax.Array:
     """Moments A, shape ``out_shape = (n_atoms, 4, n_types * basis.n)``.
 
@@ -71,8 +76,9 @@ def sum_over_neighbors(
         dr: shape ``(n_pairs, 3)``, vectors to the neighbours, in the unit of ``shape``.
         center: shape ``(n_pairs,)``; pairs with ``center >= n_atoms`` are left out.
         types: shape ``(n_pairs,)``, types of the neighbours.
+        block: pairs whose splines are computed at a time, and again for the derivative; None: all, and once.
     """
-    return _forward(shape, basis, out_shape, dr, center, types)[0]
+    return _forward(shape, basis, out_shape, dr, center, types, block)[0]
 
 
 def _forward(
@@ -82,16 +88,15 @@ def _forward(
     dr: jax.Array,
     center: jax.Array,
     types: jax.Array,
-) -> tuple[jax.Array, _Pair]:
-    pairs = _pairs(shape, basis, dr, center, types)
-    rows = jnp.concatenate([jnp.ones_like(pairs.alpha)[:, None], pairs.alpha[:, None] * pairs.dr], axis=-1)
-    moments = lax.scatter_add(
-        jnp.zeros(out_shape, dr.dtype),
-        pairs.window,
-        rows[:, :, None] * pairs.phi[:, None, :],
-        lax.ScatterDimensionNumbers((1, 2), (0,), (0, 2)),
-        mode=lax.GatherScatterMode.FILL_OR_DROP,
-    )
+    block: int | None = None,
+) -> tuple[jax.Array, _Pair | _Given]:
+    moments = jnp.zeros(out_shape, dr.dtype)
+    if block is None or len(center) <= block:
+        pairs = _pairs(shape, basis, dr, center, types)
+        return _added(moments, pairs), pairs
+    pairs = dr, center, types
+    some = _divided(shape, out_shape, pairs, block)
+    moments, _ = lax.scan(lambda sums, some: (_added(sums, _pairs(shape, basis, *some)), None), moments, some)
     return moments, pairs
 
 
@@ -99,9 +104,41 @@ def _backward(
     shape: RadialShape,
     basis: SplineBasis,
     out_shape: tuple[int, int, int],
-    pairs: _Pair,
+    block: int | None,
+    residuals: _Pair | _Given,
     g: jax.Array,
 ) -> tuple[jax.Array, None, None]:
+    if isinstance(residuals, _Pair):
+        return _slopes(residuals, g), None, None
+    assert block is not None  # else they are not what was given
+    some = _divided(shape, out_shape, residuals, block)
+    slopes = lax.map(lambda some: _slopes(_pairs(shape, basis, *some), g), some)
+    return joined(slopes, len(residuals[0])), None, None
+
+
+sum_over_neighbors.defvjp(_forward, _backward)
+
+
+def _divided(shape: RadialShape, out_shape: tuple[int, int, int], pairs: _Given, block: int) -> _Given:
+    """Vectors, centres and types in blocks; what fills these up belongs to no atom."""
+    dr, center, types = pairs
+    return blocks(dr, block, 2.0 * shape.rcut), blocks(center, block, out_shape[0]), blocks(types, block)
+
+
+def _added(moments: jax.Array, pairs: _Pair) -> jax.Array:
+    """The moments with the contributions of some pairs."""
+    rows = jnp.concatenate([jnp.ones_like(pairs.alpha)[:, None], pairs.alpha[:, None] * pairs.dr], axis=-1)
+    return lax.scatter_add(
+        moments,
+        pairs.window,
+        rows[:, :, None] * pairs.phi[:, None, :],
+        lax.ScatterDimensionNumbers((1, 2), (0,), (0, 2)),
+        mode=lax.GatherScatterMode.FILL_OR_DROP,
+    )
+
+
+def _slopes(pairs: _Pair, g: jax.Array) -> jax.Array:
+    """``dE/d(dr)`` of some pairs, shape ``(n_pairs, 3)``."""
     g = lax.gather(
         g,
         pairs.window,
@@ -114,8 +151,4 @@ def _backward(
     g_s = jnp.sum(along * pairs.slope, axis=-1)
     q = jnp.sum(g[:, 1:] * pairs.phi[:, None, :], axis=-1)
     radial = pairs.beta * jnp.sum(q * pairs.dr, axis=-1)
-    g_dr = g_s[:, None] * pairs.ds + pairs.alpha[:, None] * q + radial[:, None] * pairs.dr
-    return g_dr, None, None
-
-
-sum_over_neighbors.defvjp(_forward, _backward)
+    return g_s[:, None] * pairs.ds + pairs.alpha[:, None] * q + radial[:, None] * pairs.dr

@@ -195,7 +195,9 @@ class SeE2A(Spec):
         return jnp.asarray(table)[center_types, neighbor_types]
 
     # ------------------------------------------------------------------ spline path
-    def moments(self, pairs: Pairs, atom_types: np.ndarray, n_types: int, basis: SplineBasis) -> Moments:
+    def moments(
+        self, pairs: Pairs, atom_types: np.ndarray, n_types: int, basis: SplineBasis, *, block: int | None = None
+    ) -> Moments:
         """Sum the spline functions and the direction vectors over the neighbours of each atom.
 
         Args:
@@ -203,6 +205,7 @@ class SeE2A(Spec):
             atom_types: shape ``(n_atoms,)``, type of each centre; static.
             n_types: number of types of the model.
             basis: spline functions of ``s``, 1/Å.
+            block: pairs whose splines are computed at a time; None: all.
         """
         n_atoms = len(atom_types)
         center, dr, excluded = pairs.center, pairs.dr.astype(self.dtype), None
@@ -214,7 +217,7 @@ class SeE2A(Spec):
             center = jnp.where(silent, n_atoms, center)
             dr = jnp.where(silent[:, None], 2.0 * self.rcut, dr)  # s = 0: nothing of it reaches the derivative
         out_shape = (n_atoms, 4, n_types * basis.n)
-        values: Any = sum_over_neighbors(self.shape, basis, out_shape, dr, center, pairs.types)
+        values: Any = sum_over_neighbors(self.shape, basis, out_shape, dr, center, pairs.types, block)
         return Moments(values=values, excluded=excluded)
 
     def spline_error(self, params: Params, type_map: tuple[str, ...], basis: SplineBasis) -> float:

@@ -7,6 +7,7 @@ Atoms are kept in blocks of one type (the *layout*), so that each fitting net ru
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -15,9 +16,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from diffff import nn, units
+from diffff.blocks import each_in_blocks
 from diffff.descriptors.env import Pairs
 from diffff.descriptors.radial import SplineBasis
-from diffff.descriptors.se_e2_a import SeE2A
+from diffff.descriptors.se_e2_a import Moments, SeE2A
 from diffff.errors import InputError
 from diffff.fitting.energy import EnergyFitting
 from diffff.neighbors import Neighbors
@@ -26,6 +28,9 @@ from diffff.spec import Spec, Variants
 
 Params = dict[str, Any]
 Layout = tuple[int, ...]
+
+BLOCK = 8192  # atoms of one type whose nets are computed at a time where forces are wanted, but no training
+_PAIRS = 32  # pairs for each of them, of which the neighbour sums take so many at a time
 
 _LATER = 'is not in diffff yet; use "se_e2_a", or train this model with DeePMD-kit'
 _DESCRIPTORS = (
@@ -158,6 +163,7 @@ class DeepModel(Spec):
         fparam: jax.Array | None = None,
         aparam: jax.Array | None = None,
         factors: nn.Factors = "float32",
+        block: int | None = None,
     ) -> jax.Array:
         """Energy of each atom, eV, shape ``(n_atoms,)``, float64.
 
@@ -169,36 +175,50 @@ class DeepModel(Spec):
             fparam: shape ``(n_atoms, numb_fparam)``, the frame parameters of each atom's frame.
             aparam: shape ``(n_atoms, numb_aparam)``.
             factors: of the products in the fitting nets, see `nn.product`.
+            block: atoms whose nets are computed at a time, with so many times `_PAIRS` pairs; None: all of them. It
+                bounds the memory on the path of the splines.
         """
         n_types, atom_types = len(layout), np.repeat(np.arange(len(layout)), layout)
-        moments = None if basis is None else self.descriptor.moments(pairs, atom_types, n_types, basis)
+        moments = None if basis is None else self.descriptor.moments(
+            pairs, atom_types, n_types, basis, block=None if block is None else _PAIRS * block
+        )  # fmt: skip
         bounds = np.concatenate([[0], np.cumsum(layout)])
         energies = []
         for t in range(n_types):
-            block = slice(int(bounds[t]), int(bounds[t + 1]))
+            mine = slice(int(bounds[t]), int(bounds[t + 1]))
             if layout[t] == 0:
                 continue
             if t in self.atom_exclude_types:
                 energies.append(jnp.zeros(layout[t], params["bias"].dtype))
                 continue
+            extra = (None if fparam is None else fparam[mine], None if aparam is None else aparam[mine])
             if basis is None or moments is None:
                 features = self.descriptor.features_direct(
-                    params["descriptor"], pairs, block, t, len(atom_types), self.type_map
+                    params["descriptor"], pairs, mine, t, len(atom_types), self.type_map
                 )
+                energy = self.fitting_net.apply(params["fitting"], features, t, self.type_map, *extra, factors)
             else:
-                mine = jax.tree.map(lambda x, block=block: x[block], moments)
-                features = self.descriptor.features_from_moments(params["descriptor"], mine, t, self.type_map, basis)
-            energy = self.fitting_net.apply(
-                params["fitting"],
-                features,
-                t,
-                self.type_map,
-                None if fparam is None else fparam[block],
-                None if aparam is None else aparam[block],
-                factors,
-            )
+                rows = (jax.tree.map(lambda x, mine=mine: x[mine], moments), *extra)
+                net = partial(self._net, t, basis, factors)
+                if block is None or layout[t] <= block:
+                    energy = net(params, rows)
+                else:
+                    energy = each_in_blocks(net, block, params, rows)
             energies.append(energy.astype(params["bias"].dtype) + params["bias"][t])
         return jnp.concatenate(energies)
+
+    def _net(
+        self,
+        t: int,
+        basis: SplineBasis,
+        factors: nn.Factors,
+        params: Params,
+        rows: tuple[Moments, jax.Array | None, jax.Array | None],
+    ) -> jax.Array:
+        """Energies of atoms of type t from their moments and their parameters of frame and atom, without the bias."""
+        moments, *extra = rows
+        features = self.descriptor.features_from_moments(params["descriptor"], moments, t, self.type_map, basis)
+        return self.fitting_net.apply(params["fitting"], features, t, self.type_map, *extra, factors)
 
     def predict(
         self,
@@ -214,6 +234,7 @@ class DeepModel(Spec):
         aparam: jax.Array | None = None,
         atomic_virial: bool = False,
         factors: nn.Factors = "float32",
+        block: int | None = None,
     ) -> dict[str, jax.Array]:
         """Energies of frames and their derivatives.
 
@@ -232,6 +253,7 @@ class DeepModel(Spec):
             aparam: shape ``(n_frames, n_atoms, numb_aparam)``.
             atomic_virial: whether to return it.
             factors: of the products in the fitting nets, see `nn.product`.
+            block: see `atomic_energies`; static.
 
         Returns:
             ``energy (n_frames,)``, ``atom_ener (n_frames, n_atoms)``, ``force (n_frames, n_atoms, 3)``, ``virial
@@ -253,8 +275,9 @@ class DeepModel(Spec):
 
         def total(dr: jax.Array) -> tuple[jax.Array, jax.Array]:
             pairs = self.pairs(center, neighbor, dr, atom_types)
-            e = self.atomic_energies(params, pairs, joined, basis, fparam=fparam, aparam=aparam, factors=factors)
-            e = e[place]
+            e = self.atomic_energies(
+                params, pairs, joined, basis, fparam=fparam, aparam=aparam, factors=factors, block=block
+            )[place]
             e = e if real is None else jnp.where(real, e, 0.0)
             return jnp.sum(e), e
 
@@ -303,6 +326,7 @@ class DeepPot:
         model: hyper-parameters.
         layout: number of atoms of each type.
         basis: spline functions; None for the direct path.
+        block: atoms whose nets are computed at a time; None: all.
         name: key of its parameters.
     """
 
@@ -313,6 +337,7 @@ class DeepPot:
     model: DeepModel = static()
     layout: Layout = static()
     basis: SplineBasis | None = static()
+    block: int | None = static(default=BLOCK)
     name: str = static(default="DeepPot")
 
     @property
@@ -346,6 +371,7 @@ class DeepPot:
             self.basis,
             fparam=None if self.fparam is None else jnp.broadcast_to(self.fparam, (n_atoms, len(self.fparam))),
             aparam=None if self.aparam is None else self.aparam[self.order],
+            block=self.block,
         )
         return energies[self.slot] * units.KJ_PER_MOL_PER_EV
 
