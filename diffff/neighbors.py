@@ -15,6 +15,7 @@ from diffff import space
 from diffff.errors import InputError
 from diffff.pytree import pytree, static
 
+_SLAB = 8192  # atoms whose pairs are looked for at a time
 _FLAT = 1e-9  # volume of a box relative to that of a right-angled one, below which it is none
 
 
@@ -98,13 +99,18 @@ def directed_pairs(
     atoms, shifts, images = _images(wrapped, box, cutoff)
     side_by_side = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], atoms))  # images of one atom
     atoms, shifts, images = atoms[side_by_side], shifts[side_by_side], images[side_by_side]
-    found = KDTree(wrapped).sparse_distance_matrix(KDTree(images), cutoff, output_type="ndarray")
-    i, image = np.divmod(np.sort(found["i"] * len(images) + found["j"]), len(images))
-    j, shift = atoms[image], shifts[image]
-    other = (i != j) | shift.any(axis=1)
-    i, j, shift = i[other], j[other], shift[other]
-    shift = shift - cells[j] + cells[i]
-    return i.astype(np.int32), j.astype(np.int32), shift.astype(np.int32)
+    tree, parts = KDTree(images), []
+    for first in range(0, max(1, n_atoms), _SLAB):
+        some = wrapped[first : first + _SLAB]
+        found = KDTree(some).sparse_distance_matrix(tree, cutoff, output_type="ndarray")
+        i, image = np.divmod(np.sort(found["i"] * len(images) + found["j"]), len(images))
+        i, j, shift = i + first, atoms[image], shifts[image]
+        other = (i != j) | shift.any(axis=1)
+        i, j, shift = i[other], j[other], shift[other]
+        shift = shift - cells[j] + cells[i]
+        parts.append((i.astype(np.int32), j.astype(np.int32), shift.astype(np.int32)))
+    i, j, shift = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return i, j, shift
 
 
 def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

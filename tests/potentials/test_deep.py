@@ -6,6 +6,7 @@ operation by operation: one compiled program per case would take ten times as lo
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 import diffff
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
+from diffff.md.precision import cast_params
 from diffff.model import Model, spline_range
 from diffff.neighbors import neighbor_list
-from diffff.potentials.base import energy_and_forces, virial
-from diffff.potentials.deep import bind
+from diffff.potentials.base import Potential, energy_and_forces, energy_forces_virial, virial
+from diffff.potentials.deep import BLOCK, DeepPot, bind
 from diffff.potentials.pairs import pairs_within, truncate
 from diffff.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, NM_PER_ANGSTROM
 from tests.check_term import check_term
@@ -254,6 +256,52 @@ def test_frame_and_atomic_parameters_are_the_potentials_own(models: dict[str, Mo
         "atom_energy": potential.atomic_energies(*system) / KJ_PER_MOL_PER_EV,
     }
     assert_close({key: np.asarray(values) for key, values in ours.items()}, case, "small", 1e-10)
+
+
+@pytest.mark.parametrize("case", ["two_side_exclude", "fparam_aparam"])
+def test_blocks_change_nothing(models: dict[str, Model], case: str) -> None:
+    """Energies, forces, virial, and the gradients of a loss of them with respect to weights, in blocks of few atoms."""
+    model = models[case]
+    coord, box, types = geometry("small")
+    extra = {key: NUMBERS.get(f"{case}/small/{key}") for key in ("fparam", "aparam")}
+    positions, cell = coord * NM_PER_ANGSTROM, box * NM_PER_ANGSTROM
+    (whole,) = model.potential(types, SHORTEST, **extra).terms
+    listed = neighbor_list(positions, cell, whole.cutoff)
+
+    def loss(params: Any, term: DeepPot) -> tuple[jax.Array, Any]:
+        found = energy_forces_virial(Potential(terms=(term,)), {"DeepPot": params}, positions, cell, listed)
+        return sum((k + 1) * jnp.sum(jnp.sin(x)) for k, x in enumerate(found)), found
+
+    of_loss = jax.jit(jax.grad(loss, has_aux=True))
+    expected = of_loss(model.params["DeepPot"], whole)
+    for block in (1, 3):  # 32 and 96 pairs at a time
+        assert max(whole.layout) % 3
+        found = of_loss(model.params["DeepPot"], replace(whole, block=block))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1.0, np.abs(b).max()))
+        of_atoms = replace(whole, block=block).atomic_energies(model.params["DeepPot"], positions, cell, listed)
+        np.testing.assert_allclose(np.sum(of_atoms), expected[1][0], rtol=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("single", [False, True])
+def test_a_large_box_of_copies(models: dict[str, Model], single: bool) -> None:
+    """More atoms of a type than a block holds: the energy of all copies, the forces and the virial of each."""
+    model = models["one_side"]
+    if single:
+        model = Model(spec=model.spec.in_single_precision(), params=cast_params(model.params, np.float32))
+    coord, box, types = geometry("pbc")
+    n = int(np.ceil((2.2 * BLOCK / len(types)) ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*3 * [np.arange(n)], indexing="ij"), axis=-1).reshape(-1, 3)
+    copies = (coord + (grid @ box)[:, None]).reshape(-1, 3)
+    assert np.bincount(np.tile(types, n**3)).max() > BLOCK
+    energy, force, of_virial = model.eval(copies, n * box, np.tile(types, n**3))
+    one = model.eval(coord, box, types)
+    tolerance = 3e-6 if single else 1e-12
+    np.testing.assert_allclose(energy / n**3, one[0], rtol=tolerance)
+    atol = tolerance * np.abs(one[1]).max()
+    np.testing.assert_allclose(force.reshape(n**3, -1, 3), np.tile(one[1], (n**3, 1, 1)), rtol=0, atol=30 * atol)
+    np.testing.assert_allclose(of_virial / n**3, one[2], rtol=0, atol=30 * tolerance * np.abs(one[2]).max())
 
 
 def test_a_potential_that_cannot_be_made_is_refused(models: dict[str, Model]) -> None:
