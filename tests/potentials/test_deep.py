@@ -274,8 +274,7 @@ def test_blocks_change_nothing(models: dict[str, Model], case: str) -> None:
 
     of_loss = jax.jit(jax.grad(loss, has_aux=True))
     expected = of_loss(model.params["DeepPot"], whole)
-    for block in (1, 3):  # 32 and 96 pairs at a time
-        assert max(whole.layout) % 3
+    for block in (2, 4):  # 64 and 128 pairs at a time
         found = of_loss(model.params["DeepPot"], replace(whole, block=block))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1.0, np.abs(b).max()))
