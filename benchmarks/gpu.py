@@ -3,13 +3,13 @@
     python benchmarks/gpu.py --output results          on a machine with a GPU, in less than 9 minutes
     python benchmarks/gpu.py --quick                   small sizes, on a CPU too
 
-It needs diffff and what diffff depends on, and reads data/water. Tables go to the screen as markdown, the numbers behind
-them to gpu.json in the folder --output. Sections that would begin after --seconds are left out, and it says so.
+It needs diffff and what diffff depends on, and reads data/water. Tables go to the screen as markdown, the numbers
+behind them to gpu.json in the folder --output. Sections that would begin after --seconds are left out, and it says so.
 
-Beside a training step stand three floors, from rates that are measured in the same run: the six products of each hidden
-layer of the fitting nets that no program avoids, over the rate of matrix products in that precision; all operations that
-the compiler counts over that rate; all bytes that it counts over the bandwidth of the memory. XLA may use TF32 for float32
-products on a GPU; the rates of float32 with and without it stand in the first table.
+Beside a training step stand three floors, from rates that are measured in the same run: the six products of each
+hidden layer of the fitting nets that no program avoids, over the rate of matrix products in that precision; all
+operations that the compiler counts over that rate; all bytes that it counts over the bandwidth of the memory. XLA may
+use TF32 for float32 products on a GPU; the rates of float32 with and without it stand in the first table.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("gpu"), help="Folder of gpu.json and of the trace.")
     parser.add_argument("--quick", action="store_true", help="Small sizes, few repetitions.")
     parser.add_argument("--seconds", type=float, default=480.0, help="No section begins after so long.")
+    parser.add_argument("--only", help="Run only the sections whose title contains this; device is always run.")
     parser.add_argument("--trace", action="store_true", help="Write a jax.profiler trace of some training steps.")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,8 @@ class Report:
 
     def section(self, title: str, rows: Callable[..., Iterator[dict[str, Any]]], *words: str) -> None:
         """Print a table whose rows come one by one; what fails leaves a line, and the others still come."""
+        if title != "device" and (self.options.only or "") not in title:
+            return
         elapsed = time.perf_counter() - self._began
         print(f"\n## {title}\n", flush=True)
         if elapsed > self.options.seconds:
@@ -102,21 +105,21 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def seconds_of(function: Callable[[], Any], at_least: float) -> float:
+def seconds_of(function: Callable[..., Any], at_least: float, *arrays: Any) -> float:
     """Least seconds of a call; repeated for a while, after one that does not count."""
     import jax
 
-    jax.block_until_ready(function())
+    jax.block_until_ready(function(*arrays))
     best, began = np.inf, time.perf_counter()
     while time.perf_counter() - began < at_least:
         begin = time.perf_counter()
-        jax.block_until_ready(function())
+        jax.block_until_ready(function(*arrays))
         best = min(best, time.perf_counter() - begin)
     return best
 
 
 def compiled(function: Callable, *arrays: Any, donate: tuple[int, ...] = ()) -> tuple[Any, dict[str, float]]:
-    """The program, and what the compiler says of it: operations, bytes moved, MiB that it needs beside its arguments."""
+    """The program, and what the compiler says of it: operations, bytes moved, MiB beside its arguments."""
     import jax
 
     begin = time.perf_counter()
@@ -139,7 +142,12 @@ def device(report: Report) -> Iterator[dict[str, Any]]:
     import diffff
 
     quick, (first, *_) = report.options.quick, jax.devices()
-    yield {"device": first.device_kind, "platform": first.platform, "JAX": jax.__version__, "diffff": diffff.__version__}
+    yield {
+        "device": first.device_kind,
+        "platform": first.platform,
+        "JAX": jax.__version__,
+        "diffff": diffff.__version__,
+    }
     n = 512 if quick else 8192
     for kind, (dtype, precision) in MATRIX.items():
         x = jnp.ones((n, n), dtype)
@@ -147,10 +155,10 @@ def device(report: Report) -> Iterator[dict[str, Any]]:
         def product(x: Any, precision: str = precision) -> Any:
             return jnp.matmul(x, x, precision=precision)
 
-        seconds = seconds_of(lambda run=jax.jit(product), x=x: run(x), 0.1 if quick else 0.5)
+        seconds = seconds_of(jax.jit(product), 0.1 if quick else 0.5, x)
         yield {"what": f"products, {kind}", "rate": 2.0 * n**3 / seconds, "unit": "operations/s"}
     x = jnp.ones(2**20 if quick else 2**28, "float32")
-    seconds = seconds_of(lambda run=jax.jit(lambda x: x + 1.0): run(x), 0.1 if quick else 0.5)
+    seconds = seconds_of(jax.jit(lambda x: x + 1.0), 0.1 if quick else 0.5, x)
     yield {"what": "memory", "rate": 2.0 * x.nbytes / seconds, "unit": "bytes/s"}
 
 
@@ -252,7 +260,7 @@ def products_of(problem: Any, counts: np.ndarray) -> int:
 
 
 def first_steps(report: Report) -> Iterator[dict[str, Any]]:
-    """From the command to the end of the first step, with an empty folder of programs and with that of the run before."""
+    """From the command to the end of the first step, with no compiled programs, and with those of the run before."""
     for kind in ("float32",) if report.options.quick else ("float32", "float64"):
         with tempfile.TemporaryDirectory() as cache:
             for start in ("cold", "warm"):
@@ -286,7 +294,9 @@ def deterministic(report: Report) -> Iterator[dict[str, Any]]:
     for flag in (True, False):
         ends = []
         for _ in range(2):
-            run = begun("float32", deterministic=flag, training_data={"systems": systems([WATER / "300K"]), "batch_size": 4})
+            run = begun(
+                "float32", deterministic=flag, training_data={"systems": systems([WATER / "300K"]), "batch_size": 4}
+            )
             step = run._compiled_step()
             for _ in range(2 if report.options.quick else 20):
                 frames, indices = run.problem.train.locate(*run.sampler.next())
@@ -321,24 +331,25 @@ def dynamics(report: Report, dtype: str) -> Iterator[dict[str, Any]]:
 
     quick, problem = report.options.quick, begun(dtype).problem
     model = Model(spec=problem.model, params=problem.params)
-    params = cast_params(model.params, dtype)
+    params, renewed = cast_params(model.params, dtype), jax.jit(update)
     for n in (500, 2000) if quick else (10**4, 10**5, 10**6):
         coords, box, types = copies(n)
         potential = cast_potential(model.potential(types), dtype)
         x, cell = (jnp.asarray(0.1 * values, dtype) for values in (coords, box))
         try:
             sizes = allocate(np.asarray(x), np.asarray(cell), potential.cutoff)
-            listed = jax.jit(update)(sizes, x, cell)
+            listed = renewed(sizes, x, cell)
             assert not bool(listed.overflow)
             forces, costs = compiled(energy_and_forces, potential, params, x, cell, listed)
             available = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", np.inf) / 2**20
             if costs["MiB"] > available:
-                print(f"\n{len(x)} atoms need {costs['MiB']:.0f} MiB, more than the {available:.0f} MiB of the device\n")
+                print(
+                    f"\n{len(x)} atoms need {costs['MiB']:.0f} MiB, more than the {available:.0f} MiB of the device\n"
+                )
                 continue
             at_least = 0.1 if quick else 1.0
-            fixed = seconds_of(lambda f=forces, p=potential, x=x, c=cell, n=listed: f(p, params, x, c, n), at_least)
-            renewed = jax.jit(update)
-            lists = seconds_of(lambda s=sizes, x=x, c=cell: renewed(s, x, c), at_least)
+            fixed = seconds_of(forces, at_least, potential, params, x, cell, listed)
+            lists = seconds_of(renewed, at_least, sizes, x, cell)
         except jax.errors.JaxRuntimeError as error:
             print(f"\n{len(x)} atoms do not fit: {str(error).splitlines()[0][:200]}\n", flush=True)
             continue
@@ -399,7 +410,7 @@ def parts(report: Report, kind: str) -> Iterator[dict[str, Any]]:
         }
         for name, (function, arrays) in programs.items():
             program, costs = compiled(function, *arrays)
-            seconds = seconds_of(lambda f=program, a=arrays: f(*a), 0.1 if quick else 0.5)
+            seconds = seconds_of(program, 0.1 if quick else 0.5, *arrays)
             yield {
                 "batch": batch, "part": name, "ms": 1e3 * seconds,
                 "floor, operations ms": 1e3 * costs["operations"] / report.rate(kind),

@@ -22,7 +22,6 @@ from diffff.descriptors.env import RadialShape
 from diffff.descriptors.radial import DEGREE, SplineBasis
 from diffff.pytree import pytree
 
-
 _Given = tuple[jax.Array, jax.Array, jax.Array]  # dr, centres, types
 
 

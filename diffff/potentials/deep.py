@@ -199,11 +199,8 @@ class DeepModel(Spec):
                 energy = self.fitting_net.apply(params["fitting"], features, t, self.type_map, *extra, factors)
             else:
                 rows = (jax.tree.map(lambda x, mine=mine: x[mine], moments), *extra)
-                net = partial(self._net, t, basis, factors)
-                if block is None or layout[t] <= block:
-                    energy = net(params, rows)
-                else:
-                    energy = each_in_blocks(net, block, params, rows)
+                net, whole = partial(self._net, t, basis, factors), block is None or layout[t] <= block
+                energy: Any = net(params, rows) if whole else each_in_blocks(net, block, params, rows)
             energies.append(energy.astype(params["bias"].dtype) + params["bias"][t])
         return jnp.concatenate(energies)
 

@@ -108,6 +108,9 @@ class Training(Spec):
     deterministic: bool = False
     """The same bits for any number of devices among which the same batches are dealt, and for repeated runs on a GPU:
     the gradients of frames are computed one by one and added in a fixed order, which takes longer."""
+    rematerialize: bool = False
+    """Computes the nets of a large batch for 1024 atoms at a time and again for the gradient: a third of the memory for
+    longer steps. On the path of the splines."""
     gradient_max_norm: NonNegativeFloat | None = None
     "Largest length of the gradient; a longer one is shortened to it. 0: no limit."
     acc_freq: PositiveInt = 1

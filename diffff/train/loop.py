@@ -40,6 +40,8 @@ from diffff.train.validation import SUMMARY_FRAMES, FullValidation, errors_over,
 
 logger = logging.getLogger(__name__)
 
+_BLOCK = 1024  # atoms of one type whose nets are computed at a time, with `training.rematerialize`
+
 
 def train(
     input: Path,
@@ -280,6 +282,7 @@ class Run:
             one_by_one=training.deterministic,
             zero_stage=training.zero_stage,
             factors=training.factors,
+            block=_BLOCK if training.rematerialize else None,
         )
 
     def _require_room(self, step: Step | InOrder) -> None:

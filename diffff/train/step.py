@@ -49,7 +49,12 @@ class TrainState:
 
 
 def predict_batch(
-    model: DeepModel, params: Any, batch: Frames, basis: SplineBasis | None, factors: nn.Factors = "float32"
+    model: DeepModel,
+    params: Any,
+    batch: Frames,
+    basis: SplineBasis | None,
+    factors: nn.Factors = "float32",
+    block: int | None = None,
 ) -> dict[str, jax.Array]:
     """Predictions for the frames of a batch, as `DeepModel.predict`; those of a force field that moves are added."""
     found = model.predict(
@@ -63,6 +68,7 @@ def predict_batch(
         fparam=batch.labels.get("fparam"),
         aparam=batch.labels.get("aparam"),
         factors=factors,
+        block=block,
     )
     if batch.force_field is None or batch.force_field.free is None:
         return found
@@ -80,10 +86,12 @@ def batch_loss(
     lr_ratio: jax.typing.ArrayLike,
     n_atoms: jax.Array | None = None,
     factors: nn.Factors = "float32",
+    block: int | None = None,
 ) -> tuple[jax.Array, Metrics, jax.Array]:
     """Loss and displayed errors of a batch, see `EnergyLoss`, and which of its frames have finite predictions."""
     needed = loss.needs(batch.labels.keys())
-    prediction = {k: v for k, v in predict_batch(model, params, batch, basis, factors).items() if k in needed}
+    found = predict_batch(model, params, batch, basis, factors, block)
+    prediction = {k: v for k, v in found.items() if k in needed}
     finite = [jnp.isfinite(v).reshape(len(v), -1).all(axis=1) for v in prediction.values()]
     value, metrics = loss(prediction, batch.labels, batch.real, batch.n_real, lr_ratio, n_atoms)
     return value, metrics, jnp.stack(finite).all(axis=0)
@@ -130,6 +138,7 @@ def make_step(
     one_by_one: bool = False,
     zero_stage: int = 0,
     factors: nn.Factors = "float32",
+    block: int | None = None,
 ) -> "Step | InOrder":
     """The step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
 
@@ -150,13 +159,14 @@ def make_step(
         one_by_one: takes the gradient of each frame alone and adds them up in the order of the batch, see `InOrder`.
         zero_stage: what devices keep a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too.
         factors: of the products in the fitting nets, see `nn.product`.
+        block: see `DeepModel.atomic_energies`.
     """
 
     def objective(
         trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array, n_atoms: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
         params, batch = merge(trained, frozen), frames.take(indices)
-        value, metrics, finite = batch_loss(model, loss, params, batch, basis, lr_ratio, n_atoms, factors)
+        value, metrics, finite = batch_loss(model, loss, params, batch, basis, lr_ratio, n_atoms, factors, block)
         if prior_weight and batch.force_field is not None and batch.force_field.free is not None:
             value += prior_weight * jnp.sum(batch.force_field.free.prior_residuals(trained[FREE]) ** 2)
         return value, (metrics, finite)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from diffff import tree
+from diffff.descriptors.radial import SplineBasis
+from diffff.model import spline_range
 from diffff.train.groups import Rule, learning_rate_scales, merge, partition
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import SGD, build
@@ -99,6 +101,23 @@ def test_what_stands_in_an_empty_slot_has_no_effect(problem):
 
 
 @pytest.mark.slow
+def test_rematerialized_nets_give_the_same_loss_and_gradient(problem):
+    """`training.rematerialize`: the nets and the sums over neighbours in blocks, here of one atom and 32 pairs."""
+    model = problem.model
+    basis = SplineBasis(48, spline_range(model, problem.shortest))
+    group, indices = problem.train.locate(0, np.array([0, 1]))
+    batch = group.take(indices)
+
+    def value(params, block):
+        return batch_loss(model, LOSS, params, batch, basis, 1.0, block=block)[0]
+
+    slopes = jax.jit(jax.value_and_grad(value), static_argnums=1)
+    expected, found = (tree.flatten(slopes(problem.params, block)[1]) for block in (None, 1))
+    assert slopes(problem.params, 1)[0] == pytest.approx(slopes(problem.params, None)[0], rel=1e-12)
+    for path, gradient in expected.items():
+        np.testing.assert_allclose(found[path], gradient, rtol=1e-9, atol=1e-10, err_msg=path)
+
+
 def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
     """Plain gradient descent: the trained leaves move by −lr · scale · gradient, averages and counters follow."""
     spec = SGD(rules=(Rule(select="*/b", lr_scale=0.5), Rule(select="*/nets/O/*", train=False)))
