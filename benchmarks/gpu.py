@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,17 @@ def seconds_of(function: Callable[..., Any], at_least: float, *arrays: Any) -> f
     return best
 
 
-def compiled(function: Callable, *arrays: Any, donate: tuple[int, ...] = ()) -> tuple[Any, dict[str, float]]:
-    """The program, and what the compiler says of it: operations, bytes moved, MiB beside its arguments."""
+def compiled(function: Callable, *arrays: Any) -> tuple[Any, dict[str, float]]:
+    """The program, and what the compiler says of it."""
     import jax
 
+    return described(lambda: jax.jit(function).lower(*arrays).compile())
+
+
+def described(compiles: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What is compiled, and what the compiler says of it: operations, bytes moved, MiB beside its arguments."""
     begin = time.perf_counter()
-    program = jax.jit(function, donate_argnums=donate).lower(*arrays).compile()
+    program = compiles()
     costs, sizes = program.cost_analysis() or {}, program.memory_analysis()
     return program, {
         "operations": float(costs.get("flops", np.nan)),
@@ -224,7 +230,7 @@ def training(report: Report, kind: str) -> Iterator[dict[str, Any]]:
     for batch in (1, 4) if quick else (1, 4, 16, 64, 256):
         frames, indices = run.problem.train.locate(0, np.arange(batch) % system.n_frames)
         begin = time.perf_counter()
-        program, costs = compiled(step, run.state, run.frozen, frames, indices, donate=(0,))
+        program, costs = described(partial(step.program, run.state, run.frozen, frames, indices))
         state = jax.block_until_ready(program(jax.tree.map(jnp.copy, run.state), run.frozen, frames, indices))[0]
         first = time.perf_counter() - begin
 

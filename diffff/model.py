@@ -21,7 +21,7 @@ from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.neighbors import capacity_for
 from diffff.potentials.base import Potential
-from diffff.potentials.deep import BLOCK, DeepModel, Layout, bind
+from diffff.potentials.deep import DeepModel, Layout, bind, block_for
 from diffff.potentials.pairs import FramePairs, pairs_within, truncate
 
 Params = dict[str, Any]
@@ -211,7 +211,7 @@ class Model:
             fparam=None if frame.fparam is None else frame.fparam[None],
             aparam=None if frame.aparam is None else frame.aparam[None],
             atomic_virial=atomic,
-            block=BLOCK,
+            block=block_for(len(frame.order)),
         )
         out = {name: values[0] for name, values in out.items()}
 

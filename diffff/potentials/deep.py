@@ -29,7 +29,8 @@ from diffff.spec import Spec, Variants
 Params = dict[str, Any]
 Layout = tuple[int, ...]
 
-BLOCK = 8192  # atoms of one type whose nets are computed at a time where forces are wanted, but no training
+_WHOLE = 65536  # atoms of a system that is computed at once, which is faster; it takes 2 to 4 GB
+BLOCK = 8192  # atoms of one type whose nets are computed at a time in larger ones
 _PAIRS = 32  # pairs for each of them, of which the neighbour sums take so many at a time
 
 _LATER = 'is not in diffff yet; use "se_e2_a", or train this model with DeePMD-kit'
@@ -213,9 +214,9 @@ class DeepModel(Spec):
         rows: tuple[Moments, jax.Array | None, jax.Array | None],
     ) -> jax.Array:
         """Energies of atoms of type t from their moments and their parameters of frame and atom, without the bias."""
-        moments, *extra = rows
+        moments, fparam, aparam = rows
         features = self.descriptor.features_from_moments(params["descriptor"], moments, t, self.type_map, basis)
-        return self.fitting_net.apply(params["fitting"], features, t, self.type_map, *extra, factors)
+        return self.fitting_net.apply(params["fitting"], features, t, self.type_map, fparam, aparam, factors)
 
     def predict(
         self,
@@ -334,7 +335,7 @@ class DeepPot:
     model: DeepModel = static()
     layout: Layout = static()
     basis: SplineBasis | None = static()
-    block: int | None = static(default=BLOCK)
+    block: int | None = static(default=None)
     name: str = static(default="DeepPot")
 
     @property
@@ -384,6 +385,11 @@ class DeepPot:
         return jnp.max(counts[:n_atoms], axis=0, initial=0)
 
 
+def block_for(n_atoms: int) -> int | None:
+    """How many atoms of a type are computed at a time where no more is wanted than forces; None: all."""
+    return None if n_atoms <= _WHOLE else BLOCK
+
+
 def bind(
     model: DeepModel,
     types: np.ndarray,
@@ -402,4 +408,5 @@ def bind(
         model=model,
         layout=layout,
         basis=basis,
+        block=block_for(len(types)),
     )

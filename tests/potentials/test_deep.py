@@ -21,6 +21,7 @@ from diffff.errors import InputError
 from diffff.md.precision import cast_params
 from diffff.model import Model, spline_range
 from diffff.neighbors import neighbor_list
+from diffff.potentials import deep
 from diffff.potentials.base import Potential, energy_and_forces, energy_forces_virial, virial
 from diffff.potentials.deep import BLOCK, DeepPot, bind
 from diffff.potentials.pairs import pairs_within, truncate
@@ -284,8 +285,9 @@ def test_blocks_change_nothing(models: dict[str, Model], case: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("single", [False, True])
-def test_a_large_box_of_copies(models: dict[str, Model], single: bool) -> None:
+def test_a_large_box_of_copies(models: dict[str, Model], single: bool, monkeypatch) -> None:
     """More atoms of a type than a block holds: the energy of all copies, the forces and the virial of each."""
+    monkeypatch.setattr(deep, "_WHOLE", BLOCK)
     model = models["one_side"]
     if single:
         model = Model(spec=model.spec.in_single_precision(), params=cast_params(model.params, np.float32))
