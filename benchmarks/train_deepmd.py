@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--deepmd-python", help="The python of an environment with DeePMD-kit and TensorFlow.")
     parser.add_argument("--systems", type=Path, nargs="+", default=[WATER], help="Frames of the same O and H atoms.")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="Frames per step.")
-    parser.add_argument("--precision", nargs="+", default=["float64", "float32"], choices=["float64", "float32"])
+    parser.add_argument(
+        "--precision", nargs="+", default=["float64", "float32"], choices=["float64", "float32", "mixed"]
+    )
     parser.add_argument("--backends", nargs="*", default=list(BACKENDS), choices=list(BACKENDS))
     parser.add_argument("--steps", type=int, default=10, help="Steps in a turn.")
     parser.add_argument("--rounds", type=int, default=7)
@@ -73,7 +75,7 @@ def compare(options: argparse.Namespace) -> None:
         for precision in options.precision:
             seconds = measured(options, backends, batch, precision)
             for title, summary in (("median", np.median), ("minimum", np.min)):
-                ms = {name: 1e3 * float(summary(values)) for name, values in seconds.items()}
+                ms = {name: 1e3 * float(summary(seconds.get(name, np.nan))) for name in names}
                 times = "".join(f"{ms[name]:12.1f}" for name in names)
                 shares = "".join(f"{ms[a] / ms[b]:19.2f} x" for a, b in ratios)
                 print(f"batch {batch:2d}   {precision}   {title:<8}  {times}  {shares}", flush=True)
@@ -81,12 +83,18 @@ def compare(options: argparse.Namespace) -> None:
 
 def measured(options: argparse.Namespace, backends: list[str], batch: int, precision: str) -> dict[str, list[float]]:
     """Seconds per step in each round."""
+    if precision == "mixed":  # of which DeePMD-kit's is another, with float16 on GPUs
+        backends = []
     endless = water_input(systems(options.systems), batch, precision, numb_steps=10**6, disp_freq=options.steps)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "input.json").write_text(json.dumps(endless))
         ours = Ours(Path(folder) / "input.json")
         workers = [Worker(options.deepmd_python, name, Path(folder)) for name in backends]
-        turns = [floor(ours.problem, batch, precision), ours.seconds, *(w.seconds for w in workers)]
+        turns = [
+            floor(ours.problem, batch, "float64" if precision == "float64" else "float32"),
+            ours.seconds,
+            *(w.seconds for w in workers),
+        ]
         for turn in turns:  # compiles
             turn(options.steps)
         seconds: dict[str, list[float]] = {name: [] for name in ("floor", "diffff", *backends)}
@@ -102,7 +110,9 @@ def measured(options: argparse.Namespace, backends: list[str], batch: int, preci
 def water_input(
     systems: list[str], batch: int, precision: str, *, numb_steps: int, disp_freq: int, decay_steps: int = 5000
 ) -> dict[str, Any]:
-    """DeePMD-kit's standard input for water."""
+    """DeePMD-kit's standard input for water; "mixed": nets in float32 whose products have factors in bfloat16."""
+    mixed = {"mixed_precision": {"output_prec": "float32", "compute_prec": "bfloat16"}} if precision == "mixed" else {}
+    precision = "float32" if precision == "mixed" else precision
     return {
         "model": {
             "type_map": ["O", "H"],
@@ -137,6 +147,7 @@ def water_input(
             "disp_file": "lcurve.out",
             "disp_freq": disp_freq,
             "save_freq": numb_steps,
+            **mixed,
         },
     }
 
@@ -148,9 +159,14 @@ def systems(paths: list[Path]) -> list[str]:
 
 
 def first_step(options: argparse.Namespace, backends: list[str]) -> None:
-    """Print how long the commands take from their start to the first step's row in the learning curve."""
+    """Print how long the commands take from their start to the first step's row in the learning curve, and memory.
+
+    `dff train` is started twice: without programs that an earlier run has left, and with them.
+    """
     given = water_input(systems(options.systems), 1, "float64", numb_steps=10**6, disp_freq=1)
-    commands = {"dff train": [sys.executable, "-c", DFF, "train", "input.json"]}
+    cache = tempfile.mkdtemp()
+    ours = [sys.executable, "-c", DFF, "train", "input.json"]
+    commands = {"dff train": ours, "dff train again": ours}
     for name in backends:
         flag = f"--{BACKENDS[name]}"
         commands[f"dp {flag} train"] = [options.deepmd_python, "-m", "deepmd", flag, "train", "input.json"]
@@ -158,17 +174,22 @@ def first_step(options: argparse.Namespace, backends: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
             (Path(folder) / "input.json").write_text(json.dumps(given))
             begin = time.perf_counter()
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+            environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
             while process.poll() is None and last_step(Path(folder) / "lcurve.out") < 1:
                 time.sleep(0.02)
             elapsed = time.perf_counter() - begin
-            failed = process.poll() is not None
-            process.kill()
-            process.wait()
-            if failed:
+            if process.poll() is not None:
                 log.seek(0)
                 sys.exit(f"{name} failed:\n{log.read()[-3000:]}")
-        print(f"{name}: {elapsed:.1f} s from the command to the end of the first step (batch 1, float64)", flush=True)
+            time.sleep(2)  # some steps
+            process.kill()
+            _, _, used = os.wait4(process.pid, 0)
+        peak = used.ru_maxrss / 1024
+        print(
+            f"{name}: {elapsed:.1f} s to the end of the first step, at most {peak:.0f} MB (batch 1, float64)",
+            flush=True,
+        )
 
 
 def last_step(curve: Path) -> int:

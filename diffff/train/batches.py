@@ -14,6 +14,7 @@ from diffff.train.config_data import batch_rule, prob_blocks
 logger = logging.getLogger(__name__)
 
 _NAME_WIDTH = 42
+_LISTED = 40  # systems in the table
 
 
 def kept_systems(batch_size: int | Sequence[int] | str, systems: Sequence[System]) -> list[System]:
@@ -133,14 +134,16 @@ def epoch_steps(numb_epoch: float, n_bch: Sequence[int], probs: NDArray[np.float
 
 
 def systems_table(systems: Sequence[System], sizes: Sequence[int], probs: Sequence[float] | NDArray[np.float64]) -> str:
-    """The systems at a glance: atoms, frames per batch, batches, probability, and whether the system is periodic."""
+    """The first systems at a glance: atoms, frames per batch, batches, probability, and whether it is periodic."""
     lines = [f"{'system':>{_NAME_WIDTH}}  natoms  bch_sz   n_bch       prob  pbc"]
-    for system, size, prob in zip(systems, sizes, probs, strict=True):
+    for system, size, prob in list(zip(systems, sizes, probs, strict=True))[:_LISTED]:
         batches = n_batches(system.set_sizes, size)
         lines.append(
             f"{_shortened(system.name):>{_NAME_WIDTH}}  {system.n_atoms_file:6d}  {size:6d}  {batches:6d}  "
             f"{prob:9.3e}  {'F' if system.boxes is None else 'T':>3}"
         )
+    if len(systems) > _LISTED:
+        lines.append(f"{'…':>{_NAME_WIDTH}}  and {len(systems) - _LISTED} more")
     return "\n".join(lines)
 
 

@@ -96,7 +96,7 @@ class Training(Spec):
     streaming: bool | None = None
     """Frames are read from their files as they are needed, rather than kept on the device; by default if they take more
     than half of its free memory."""
-    max_shapes: PositiveInt = 8
+    max_shapes: PositiveInt = 16
     """Systems of many sizes are computed in so many shapes at most, each a compiled program; the smaller ones of a
     shape take the time of its largest. More only if there are more numbers of frames per batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0

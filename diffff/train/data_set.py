@@ -51,6 +51,13 @@ class DataSet:
         return tuple(self.n_shares * size for size in self.sizes)
 
     @property
+    def empty_part(self) -> float:
+        """The part of the slots for atoms that hold none, over all frames."""
+        slots = sum(system.n_frames * len(system.types) for system in self.systems)
+        empty = sum(int(np.sum(~system.real)) for system in self.systems if system.real is not None)
+        return empty / slots
+
+    @property
     def n_shapes(self) -> int:
         """Number of programs that the steps of a training need."""
         return len({(place.group, size) for place, size in zip(self.places, self.sizes, strict=True)})

@@ -163,16 +163,26 @@ class Devices:
 
     def from_first(self, tree: Tree) -> Tree:
         """What the first rank has in these arrays, on all ranks; shapes and types are the same everywhere."""
+        return tree if self.n_ranks == 1 else jax.tree.map(lambda leaf: self.of_ranks(np.asarray(leaf))[0], tree)
+
+    def of_ranks(self, values: np.ndarray) -> np.ndarray:
+        """What each rank has in an array, shape ``(n_ranks, ...)``; shape and type are the same everywhere."""
         if self.n_ranks == 1:
-            return tree
+            return values[None]
         assert self.mesh is not None
-        by_device, n = NamedSharding(self.mesh, _DEALT), self.n
+        by_device, shape = NamedSharding(self.mesh, _DEALT), (self.n, *values.shape)
+        each = self.whole(jax.make_array_from_callback(shape, by_device, lambda part: values[None]))
+        ranks = [device.process_index for device in self.mesh.devices.flat]
+        return np.asarray(each)[[ranks.index(rank) for rank in range(self.n_ranks)]]
 
-        def gathered(leaf: Any) -> jax.Array:
-            values = np.asarray(leaf)
-            return jax.make_array_from_callback((n, *values.shape), by_device, lambda part: values[None])
-
-        return jax.tree.map(lambda leaf: np.asarray(_first(self, gathered(leaf))), tree)
+    def bytes_of_ranks(self, own: bytes) -> list[bytes]:
+        """What each rank has, of any length."""
+        if self.n_ranks == 1:
+            return [own]
+        lengths = self.of_ranks(np.array(len(own)))
+        padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)  # few lengths, each a compiled program
+        padded[: len(own)] = np.frombuffer(own, np.uint8)
+        return [row[:n].tobytes() for row, n in zip(self.of_ranks(padded), lengths, strict=True)]
 
     def any(self, flag: bool) -> jax.Array:
         """Whether the flag is set on any rank, still to be computed; all ranks have to ask."""
@@ -192,11 +202,6 @@ def _is_spec(leaf: Any) -> bool:
 @jax.jit(static_argnums=0)
 def _whole(devices: Devices, tree: Any) -> Any:
     return devices.keep_everywhere(tree)
-
-
-@jax.jit(static_argnums=0)
-def _first(devices: Devices, values: jax.Array) -> jax.Array:
-    return devices.keep_everywhere(values[0])
 
 
 @jax.jit(static_argnums=0)

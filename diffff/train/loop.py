@@ -289,7 +289,8 @@ class Run:
         """Compile the step for the largest batch, and tell what memory it takes."""
         data = self.problem.train
         if data.n_shapes > 1:
-            logger.info("the batches have %d shapes, each a compiled program", data.n_shapes)
+            empty = 100 * data.empty_part
+            logger.info("%d shapes of batches, each a program; %.0f %% of the slots are empty", data.n_shapes, empty)
         if isinstance(step, InOrder):
             return  # which takes what a single frame does
         groups = [data.groups[place.group] for place in data.places]

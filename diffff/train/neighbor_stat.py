@@ -16,7 +16,8 @@ from diffff.descriptors.se_e2_a import SeE2A
 from diffff.errors import InputError, InputErrors
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for, truncate
-from diffff.train.pair_table import BLOCK, PairStore, PairTable
+from diffff.train.devices import ONE_DEVICE, Devices
+from diffff.train.pair_table import BLOCK, Packed, PairStore, PairTable
 
 Ints = NDArray[np.int64]
 
@@ -77,11 +78,11 @@ def count(systems: Sequence[System], pairs: Sequence[Sequence[FramePairs]], n_ty
 
 def neighbor_counts(systems: Sequence[System], rcut: float, n_types: int) -> NeighborCounts:
     """Counts over all frames, without keeping their pairs; the cutoff is in Å."""
-    return _search(systems, rcut, n_types, lambda k, pairs: None)
+    return _search(systems, rcut, n_types, lambda k, pairs: None, ONE_DEVICE)
 
 
 def pair_tables(
-    systems: Sequence[System], rcut: float, n_types: int, store: PairStore
+    systems: Sequence[System], rcut: float, n_types: int, store: PairStore, devices: Devices = ONE_DEVICE
 ) -> tuple[list[PairTable], NeighborCounts]:
     """The untruncated pairs of all frames of each system, and the counts over them.
 
@@ -90,34 +91,44 @@ def pair_tables(
         rcut: Cutoff, Å.
         n_types: Types of the model.
         store: Keeps the pairs.
+        devices: The ranks that share the work.
     """
-    tables = [PairTable(len(system.types)) for system in systems]
-    counts = _search(systems, rcut, n_types, lambda k, pairs: tables[k].add(pairs, store))
+    tables = [PairTable() for _ in systems]
+    counts = _search(systems, rcut, n_types, lambda k, pairs: tables[k].add(pairs, store), devices)
     return tables, counts
 
 
 def _search(
-    systems: Sequence[System], rcut: float, n_types: int, use: Callable[[int, list[FramePairs]], None]
+    systems: Sequence[System], rcut: float, n_types: int, use: Callable[[int, Packed], None], devices: Devices
 ) -> NeighborCounts:
-    """Go through all frames, a few at a time."""
+    """Go through all frames, a few at a time; each rank looks at its part of them and tells the others."""
     shortest, most = np.inf, np.zeros(n_types, np.int64)
-    for k, system in enumerate(systems):
-        for begin in range(0, system.n_frames, BLOCK):
+    blocks = [(k, begin) for k, system in enumerate(systems) for begin in range(0, system.n_frames, BLOCK)]
+    for first in range(0, len(blocks), devices.n_ranks):
+        now, each = blocks[first : first + devices.n_ranks], []
+        if devices.rank < len(now):
+            k, begin = now[devices.rank]
+            system = systems[k]
             pairs = all_pairs(system, rcut, range(begin, min(begin + BLOCK, system.n_frames)))
-            part = count([system], [pairs], n_types)
+            part, each = count([system], [pairs], n_types), [Packed.of(pairs, len(system.types))]
             shortest, most = min(shortest, part.shortest), np.maximum(most, part.most)
-            use(k, pairs)
-    return NeighborCounts(shortest, most)
+        if devices.n_ranks > 1:
+            contents = devices.bytes_of_ranks(each[0].to_bytes() if each else b"")
+            each = [Packed.from_bytes(content) for content in contents if content]
+        for (k, _), found in zip(now, each, strict=True):
+            use(k, found)
+    counts = devices.of_ranks(np.array([shortest, *most]))
+    return NeighborCounts(float(counts[:, 0].min()), counts[:, 1:].max(axis=0).astype(np.int64))
 
 
 def truncated(table: PairTable, system: System, model: DeepModel, store: PairStore) -> tuple[PairTable, int]:
     """The pairs that fit into the slots of the model, and how many do not."""
-    kept, gone = PairTable(table.n_atoms), 0
+    kept, gone = PairTable(), 0
     for begin in range(0, system.n_frames, BLOCK):
         frames = range(begin, min(begin + BLOCK, system.n_frames))
         pairs = [truncate(table.pairs(system, frame), system.types, model.descriptor) for frame in frames]
         gone += sum(frame.truncated for frame in pairs)
-        kept.add(pairs, store)
+        kept.add(Packed.of(pairs, len(system.types)), store)
     return kept, gone
 
 

@@ -1,5 +1,6 @@
 """The neighbour pairs of all frames of a system, packed: seven bytes each, or five where there are few atoms."""
 
+import io
 import os
 import tempfile
 import weakref
@@ -62,37 +63,66 @@ class PairStore:
 
 
 @dataclass(frozen=True, eq=False)
+class Packed:
+    """The pairs of some frames, one frame after the other.
+
+    Attributes:
+        starts: where each begins, and the end.
+        rows: the fields ``center``, ``neighbor`` and ``shift (3,)``, in the smallest integers that hold them.
+    """
+
+    starts: NDArray[np.int64]
+    rows: NDArray
+
+    @classmethod
+    def of(cls, frames: Sequence[FramePairs], n_atoms: int) -> "Packed":
+        """The pairs of frames of so many atoms."""
+        index = smallest(n_atoms)
+        shift = smallest(max((int(np.abs(p.shift).max(initial=0)) for p in frames), default=0))
+        starts = np.cumsum([0, *(len(p.center) for p in frames)])
+        rows = np.empty(starts[-1], np.dtype([("center", index), ("neighbor", index), ("shift", shift, (3,))]))
+        for name in ("center", "neighbor", "shift"):
+            rows[name] = np.concatenate([getattr(p, name) for p in frames])
+        return cls(starts, rows)
+
+    def to_bytes(self) -> bytes:
+        """What `from_bytes` reads."""
+        file = io.BytesIO()
+        for array in (self.starts, self.rows):
+            np.save(file, array, allow_pickle=False)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Packed":
+        """The inverse of `to_bytes`."""
+        file = io.BytesIO(content)
+        return cls(np.load(file, allow_pickle=False), np.load(file, allow_pickle=False))
+
+
+@dataclass(frozen=True, eq=False)
 class PairTable:
     """The pairs of the frames of a system.
 
     Attributes:
-        n_atoms: slots of the system.
         n_pairs: of each frame.
         blocks: for each `BLOCK` frames where they begin, and their rows.
         shift_types: integers that hold the lattice translations of each block.
     """
 
-    n_atoms: int
     n_pairs: list[int] = field(default_factory=list)
     blocks: list[tuple[NDArray[np.int64], Rows]] = field(default_factory=list)
-    shift_types: list[type[np.signedinteger]] = field(default_factory=list)
+    shift_types: list[np.dtype] = field(default_factory=list)
 
     @property
     def shift_type(self) -> np.dtype:
         """Of all blocks."""
         return np.result_type(np.int8, *self.shift_types)
 
-    def add(self, frames: Sequence[FramePairs], store: PairStore) -> None:
+    def add(self, frames: Packed, store: PairStore) -> None:
         """Append the next `BLOCK` frames, or those that are left."""
-        index = smallest(self.n_atoms)
-        shift = smallest(max((int(np.abs(p.shift).max(initial=0)) for p in frames), default=0))
-        starts = np.cumsum([0, *(len(p.center) for p in frames)])
-        rows = np.empty(starts[-1], np.dtype([("center", index), ("neighbor", index), ("shift", shift, (3,))]))
-        for name in ("center", "neighbor", "shift"):
-            rows[name] = np.concatenate([getattr(p, name) for p in frames])
-        self.blocks.append((starts, store.keep(rows)))
-        self.shift_types.append(shift)
-        self.n_pairs.extend(np.diff(starts).tolist())
+        self.blocks.append((frames.starts, store.keep(frames.rows)))
+        self.shift_types.append(frames.rows["shift"].dtype)
+        self.n_pairs.extend(np.diff(frames.starts).tolist())
 
     def rows(self, frame: int) -> NDArray:
         """The pairs of a frame, with the fields ``center``, ``neighbor`` and ``shift (3,)``."""

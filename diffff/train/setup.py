@@ -120,7 +120,7 @@ def prepare(
     if given.force_field is None:  # which wants the atoms of its topology
         learned = train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
         valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
-    tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), _store(given))
+    tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), _store(given), devices)
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
     tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, tell=skip_neighbor_stat)
     n = len(train_systems)
