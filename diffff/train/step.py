@@ -112,10 +112,9 @@ def batch_errors(
 
     def of_share(frames: Frames, indices: jax.Array) -> Metrics:
         batch = frames.take(indices)
-        n_atoms = devices.mean(jnp.sum(batch.n_real, dtype=float))
-        return _mean_errors(
-            devices, batch_loss(model, loss, merge(trained, frozen), batch, basis, lr_ratio, n_atoms)[1]
-        )
+        n_atoms = _mean_atoms(devices, frames, indices)
+        value, metrics, _ = batch_loss(model, loss, merge(trained, frozen), batch, basis, lr_ratio, n_atoms)
+        return _means(devices, value, metrics)[1]
 
     if len(indices) % devices.n:
         devices = ONE_DEVICE
@@ -215,9 +214,9 @@ def make_step(
         trained: Leaves, frozen: Leaves, frames: Frames, indices: jax.Array, lr_ratio: jax.Array
     ) -> tuple[tuple[jax.Array, Metrics, Leaves], jax.Array]:
         """Means over the whole batch of loss, errors and gradients, and which frames of the share are finite."""
-        n_atoms = devices.mean(jnp.sum(frames.n_real[indices], dtype=float))
+        n_atoms = _mean_atoms(devices, frames, indices)
         (value, (metrics, finite)), grads = slopes(trained, frozen, frames, indices, lr_ratio, n_atoms)
-        return (devices.mean(value), _mean_errors(devices, metrics), devices.mean(grads)), finite
+        return (*_means(devices, value, metrics), devices.mean(grads)), finite
 
     over_batch = devices.on_each(of_share, 5, dealt=3, out=(False, True))
 
@@ -282,9 +281,19 @@ def spread(
     )
 
 
-def _mean_errors(devices: Devices, metrics: Metrics) -> Metrics:
-    """Over the devices."""
-    return metrics if devices.mesh is None else _from_powers(devices.mean(_in_powers(metrics)))
+def _mean_atoms(devices: Devices, frames: Frames, indices: jax.Array) -> jax.Array:
+    """Atoms of a share of a batch, on average over the devices."""
+    if frames.real is None:  # all frames have as many, so that there is nothing to ask the others
+        return jnp.asarray(float(len(indices) * frames.positions.shape[1]))
+    return devices.mean(jnp.sum(frames.n_real[indices], dtype=float))
+
+
+def _means(devices: Devices, value: jax.Array, metrics: Metrics) -> tuple[jax.Array, Metrics]:
+    """Loss and errors over the devices."""
+    if devices.mesh is None:
+        return value, metrics
+    value, powers = devices.mean((value, _in_powers(metrics)))
+    return value, _from_powers(powers)
 
 
 def _in_powers(metrics: Metrics) -> Metrics:
