@@ -273,6 +273,8 @@ def _data_sets(given: Input, parts: Sequence[_Part], moved: MovedRows | None, de
     found = []
     for part, (groups, places) in zip(parts, grouped, strict=True):
         batches = [n_batches(system.set_sizes, size) for system, size in zip(part.systems, part.sizes, strict=True)]
+        on_device = None if stream else [devices.everywhere(_all_of(group, moved)) for group in groups]
+        groups = groups if stream else [replace(group, tables=()) for group in groups]  # whose pairs are there now
         found.append(
             DataSet(
                 systems=part.systems,
@@ -281,7 +283,7 @@ def _data_sets(given: Input, parts: Sequence[_Part], moved: MovedRows | None, de
                 groups=groups,
                 places=places,
                 devices=devices,
-                on_device=None if stream else [devices.everywhere(_all_of(group, moved)) for group in groups],
+                on_device=on_device,
             )
         )
     return found
