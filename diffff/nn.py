@@ -117,7 +117,7 @@ def _of_rounded(a: jax.Array, b: jax.Array) -> jax.Array:
     """Factors in bfloat16, sums in float32. The derivatives are such products again, to any order."""
     # without reduce_precision, XLA may take the way to bfloat16 and back for nothing and leave it out
     a, b = (lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16) for x in (a, b))
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    return jnp.matmul(a, b, precision=lax.Precision.DEFAULT, preferred_element_type=jnp.float32)
 
 
 _of_rounded.defvjp(

@@ -73,6 +73,10 @@ class Frames:
         """See `Folder`."""
         return self.arrays[file].shape
 
+    def n_bytes(self, file: str) -> int:
+        """See `Folder`."""
+        return self.arrays[file].nbytes
+
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
         elements = list(dict.fromkeys(self.symbols))

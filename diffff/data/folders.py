@@ -47,6 +47,10 @@ class Folder(Protocol):
         """The shape of the numbers in one of its files."""
         ...
 
+    def n_bytes(self, file: str) -> int:
+        """How much one of its files holds."""
+        ...
+
     def words(self, file: str) -> list[str]:
         """The words in one of its text files; `#` starts a comment."""
         ...
@@ -81,6 +85,10 @@ class Directory:
     def size(self, file: str) -> tuple[int, ...]:
         """See `Folder`."""
         return _numbers(_load_npy(self.path / file, mapped=True), f"{self.name}/{file}").shape
+
+    def n_bytes(self, file: str) -> int:
+        """See `Folder`."""
+        return (self.path / file).stat().st_size
 
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
@@ -123,6 +131,10 @@ class Group:
     def size(self, file: str) -> tuple[int, ...]:
         """See `Folder`."""
         return _numbers(self._values(file), f"{self.name}/{file}").shape
+
+    def n_bytes(self, file: str) -> int:
+        """See `Folder`."""
+        return self._values(file).nbytes
 
     def words(self, file: str) -> list[str]:
         """See `Folder`."""
@@ -282,7 +294,7 @@ def _load_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
             raise InputError(f"{path}: not a .npy file. Write it with numpy.save.")
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        if "allow_pickle" in str(error):
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InputError(_pickled(path)) from error
         raise InputError(f"{path}: cannot be read ({error}). Is the file damaged or cut off?") from error
 

@@ -145,8 +145,8 @@ def read_systems(
         numb_generalized_coord: Generalised coordinates of the loss; with any, `drdq` is a label too.
         units: Of the files. Positions, boxes, energies, forces, virials and dipoles are converted to Å, eV and e;
             what a model or a loss alone gives a meaning (`fparam`, `drdq`, …) stays.
-        stored_from: Positions and labels of a system that take more bytes than this are not read into memory: they
-            are `Stored`, which can be indexed by frames, and made an array by `numpy.asarray`.
+        stored_from: Positions and labels in files of more bytes than this are not read into memory: they are `Stored`,
+            which can be indexed by frames, and made an array by `numpy.asarray`.
 
     Raises:
         InputError: A file is missing, unreadable, of the wrong shape or without physical sense.
@@ -317,7 +317,7 @@ def _entries(
     per_atom: bool,
 ) -> Array:
     """The frames of a set, as the file has them, in our units: an array, or `Stored` where they are many."""
-    if stored_from == inf or file not in folder or 8 * prod(folder.size(file)) <= stored_from:
+    if stored_from == inf or file not in folder or folder.n_bytes(file) <= stored_from:
         return _scaled(read_frames(folder, file, shape, n_frames=n_frames, per_atom=per_atom), factor)
     source = stored_frames(folder, file, shape, n_frames=n_frames, per_atom=per_atom)
     return cast(Array, Stored((source,), (source[0], *shape), lambda values, frames: _scaled(values, factor)))
