@@ -182,10 +182,10 @@ def _placed(sizes: CellList, positions: jax.Array, box: jax.Array | None) -> tup
         index = jnp.floor((positions - jnp.min(positions, axis=0)) / sizes.width)
         inside, lattice = positions, jnp.zeros(positions.shape, jnp.int32)
     else:
-        fractional = positions @ jnp.linalg.inv(box)
+        fractional = space.times(positions, jnp.linalg.inv(box))
         whole = jnp.floor(fractional)
         index = jnp.floor((fractional - whole) * cells)
-        inside, lattice = positions - whole @ box, whole.astype(jnp.int32)
+        inside, lattice = positions - space.times(whole, box), whole.astype(jnp.int32)
     index = jnp.clip(index, 0, cells - 1).astype(jnp.int32)
     return (index[:, 0] * cells[1] + index[:, 1]) * cells[2] + index[:, 2], inside, lattice
 
@@ -226,7 +226,7 @@ def _candidates(
     else:
         shift = there // cells
         outside = jnp.zeros(len(there), bool)
-        moved = shift.astype(places.dtype) @ box
+        moved = space.times(shift.astype(places.dtype), box)
     there = there - shift * cells
     flat = jnp.where(outside, math.prod(sizes.cells), (there[:, 0] * cells[1] + there[:, 1]) * cells[2] + there[:, 2])
     images = _images(sizes)

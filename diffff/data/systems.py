@@ -166,6 +166,12 @@ def read_systems(
     return [_read_system(folder, type_map, fields, default_fparam, units_of, stored_from) for folder in folders]
 
 
+def bytes_on_disk(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> int:
+    """Of the positions and forces of all systems at or below some paths."""
+    sets = [part for folder in find_systems(paths, rglob_patterns) for part in folder.sets()]
+    return sum(part.n_bytes(file) for part in sets for file in ("coord.npy", "force.npy") if file in part)
+
+
 def data_type_map(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> list[str]:
     """Collect the elements that the data name, in the order of their first appearance: a type map for the model.
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from diffff.md.observables import of_groups
 from diffff.md.state import Particles, State
+from diffff.space import times
 
 Coupling = Literal["isotropic", "semi-isotropic", "anisotropic", "full"]
 _TERMS = 14  # of the exponential series, exact to rounding for strains up to 1
@@ -80,12 +81,12 @@ def strained(state: State, particles: Particles, strain: jax.Array, *, velocitie
     """
     assert state.box is not None
     grown = _exponential_less_one(strain)
-    positions = state.positions + _times(of_groups(particles, state.positions), grown)
-    moved = replace(state, positions=positions, box=state.box + _times(state.box, grown))
+    positions = state.positions + times(of_groups(particles, state.positions), grown)
+    moved = replace(state, positions=positions, box=state.box + times(state.box, grown))
     if not velocities:
         return moved
     shrunk = _exponential_less_one(-strain).T
-    return replace(moved, velocities=state.velocities + _times(of_groups(particles, state.velocities), shrunk))
+    return replace(moved, velocities=state.velocities + times(of_groups(particles, state.velocities), shrunk))
 
 
 def reduced(box: jax.Array) -> jax.Array:
@@ -109,10 +110,5 @@ def _exponential_less_one(matrix: jax.Array) -> jax.Array:
     one = jnp.eye(3, dtype=matrix.dtype)
     series = one
     for k in range(_TERMS, 1, -1):
-        series = one + _times(matrix, series) / k
-    return _times(matrix, series)
-
-
-def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-    """``rows @ matrix`` in full precision on any device, shape ``(n, 3)``."""
-    return jnp.sum(rows[:, :, None] * matrix, axis=1)
+        series = one + times(matrix, series) / k
+    return times(matrix, series)

@@ -15,6 +15,7 @@ from diffff.errors import InputError
 from diffff.neighbors import Neighbors
 from diffff.potentials.virtual_sites import GROUP, VirtualSites
 from diffff.pytree import pytree, static
+from diffff.space import times
 
 Params = dict[str, Any]
 
@@ -236,7 +237,9 @@ def virial(
 
     def strained(epsilon: jax.Array) -> jax.Array:
         deform = jnp.eye(3, dtype=positions.dtype) + epsilon
-        return potential.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
+        return potential.energy(
+            params, times(positions, deform), None if box is None else times(box, deform), neighbors
+        )
 
     return -jax.grad(strained)(jnp.zeros((3, 3), positions.dtype))
 
@@ -248,7 +251,9 @@ def energy_forces_virial(
 
     def strained(positions: jax.Array, epsilon: jax.Array) -> jax.Array:
         deform = jnp.eye(3, dtype=positions.dtype) + epsilon
-        return potential.energy(params, positions @ deform, None if box is None else box @ deform, neighbors)
+        return potential.energy(
+            params, times(positions, deform), None if box is None else times(box, deform), neighbors
+        )
 
     none = jnp.zeros((3, 3), positions.dtype)
     energy, (gradient, by_strain) = jax.value_and_grad(strained, (0, 1))(positions, none)

@@ -24,6 +24,7 @@ from diffff.errors import InputError
 from diffff.fitting.energy import EnergyFitting
 from diffff.neighbors import Neighbors
 from diffff.pytree import pytree, static
+from diffff.space import times
 from diffff.spec import Spec, Variants
 
 Params = dict[str, Any]
@@ -357,7 +358,7 @@ class DeepPot:
         i, j, shift = neighbors.directed()
         dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
         if box is not None:
-            dr = dr + shift.astype(positions.dtype) @ box
+            dr = dr + times(shift.astype(positions.dtype), box)
         i = jnp.where(jnp.sum(dr**2, axis=1) < self.cutoff**2, i, n_atoms)  # so that no bit depends on a list's skin
         slot = jnp.append(self.slot, n_atoms)
         atom_types = np.repeat(np.arange(len(self.layout)), self.layout)
@@ -378,7 +379,7 @@ class DeepPot:
         n_atoms, n_types = len(positions), len(self.layout)
         i, j, shift = neighbors.directed()
         dr = positions[jnp.minimum(j, n_atoms - 1)] - positions[jnp.minimum(i, n_atoms - 1)]
-        dr = dr if box is None else dr + shift.astype(positions.dtype) @ box
+        dr = dr if box is None else dr + times(shift.astype(positions.dtype), box)
         near = (i < n_atoms) & (jnp.sum(dr**2, axis=1) < self.cutoff**2)
         types = jnp.asarray(np.repeat(np.arange(n_types), self.layout))[self.slot[jnp.minimum(j, n_atoms - 1)]]
         counts = jnp.zeros((n_atoms + 1, n_types), jnp.int32).at[i, types].add(near)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffff.space import times
 from diffff.units import COULOMB_CONSTANT
 
 
@@ -99,15 +100,15 @@ def reciprocal_energy(
         kmax: the sum runs over ``|n| < kmax`` along each axis.
     """
     to_fractional = reciprocal(box)
-    phases = 2.0 * math.pi * (positions @ to_fractional.T)
+    phases = 2.0 * math.pi * times(positions, to_fractional.T)
     ranges = (np.arange(kmax[0]), *(np.arange(1 - k, k) for k in kmax[1:]))  # the other half is the complex conjugate
     x, y, z = (
         jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
         for angle in (phases[:, c, None] * ranges[c].astype(phases.dtype) for c in range(3))
     )
-    structure = jnp.einsum("ax,ay,az->xyz", charges[:, None] * x, y, z, optimize=[(0, 1), (0, 1)])
+    structure = jnp.einsum("ax,ay,az->xyz", charges[:, None] * x, y, z, optimize=[(0, 1), (0, 1)], precision="highest")
     n = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
-    squared = jnp.sum((n.astype(phases.dtype) @ to_fractional) ** 2, axis=-1)
+    squared = jnp.sum(times(jnp.asarray(n, phases.dtype), to_fractional) ** 2, axis=-1)
     present = n.any(axis=-1)
     squared = jnp.where(present, squared, 1.0)
     twice = np.where(n[..., 0] > 0, 2.0, 1.0).astype(phases.dtype)

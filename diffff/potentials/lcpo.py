@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from diffff.neighbors import Neighbors
 from diffff.potentials.pairwise import nearest_image
 from diffff.pytree import pytree, static
+from diffff.space import times
 
 
 @pytree
@@ -50,13 +51,15 @@ class LCPO:
         dr = x[None, :] - x[:, None]
         if self.periodic and box is not None:
             image = nearest_image(jax.lax.stop_gradient(dr).reshape(-1, 3), jax.lax.stop_gradient(box))
-            dr = dr + image.reshape(dr.shape).astype(dr.dtype) @ box
+            dr = dr + times(image.reshape(dr.shape).astype(dr.dtype), box)
         squared = jnp.sum(dr * dr, axis=-1)
         near = (squared < (radius[:, None] + radius) ** 2) & ~jnp.eye(len(x), dtype=bool)
         r = jnp.sqrt(jnp.where(near, squared, 1.0))
         covered = jnp.pi * radius[:, None] * (2.0 * radius[:, None] - r - (radius[:, None] ** 2 - radius**2) / r)
         covered = jnp.where(near, covered, 0.0)
-        common = (covered @ near.astype(covered.dtype)).T  # of i and j: sum over k of A_jk
+        common = jnp.matmul(
+            covered, near.astype(covered.dtype), precision="highest"
+        ).T  # of i and j: sum over k of A_jk
         area = 4.0 * jnp.pi * p1 * radius**2 + p2 * jnp.sum(covered, axis=1)
         area += p3 * jnp.sum(jnp.where(near, common, 0.0), axis=1) + p4 * jnp.sum(covered * common, axis=1)
         return params["surface_tension"] * jnp.sum(area)

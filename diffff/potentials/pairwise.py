@@ -14,6 +14,7 @@ from jax import lax
 
 from diffff.errors import InputError
 from diffff.neighbors import Neighbors
+from diffff.space import times
 
 Columns = tuple[jax.Array, ...]
 PairEnergy = Callable[..., jax.Array]  # of r^2, columns of the first and of the second atom, what is shared
@@ -172,7 +173,7 @@ def nearest_image(dr: jax.Array, box: jax.Array) -> jax.Array:
         dr: shape ``(n, 3)``, nm.
         box: shape ``(3, 3)``, nm.
     """
-    return -jnp.round(dr @ jnp.linalg.inv(box)).astype(jnp.int32)
+    return -jnp.round(times(dr, jnp.linalg.inv(box))).astype(jnp.int32)
 
 
 def sum_all(pair: PairEnergy, positions: jax.Array, columns: Columns, excluded: jax.Array) -> jax.Array:
@@ -219,5 +220,5 @@ def squared_distances(positions: jax.Array, box: jax.Array | None, pairs: jax.Ar
     """
     dr = positions[pairs[:, 1]] - positions[pairs[:, 0]]
     if box is not None:
-        dr = dr + lax.stop_gradient(nearest_image(dr, box)).astype(dr.dtype) @ box
+        dr = dr + times(lax.stop_gradient(nearest_image(dr, box)).astype(dr.dtype), box)
     return jnp.sum(dr * dr, axis=-1)

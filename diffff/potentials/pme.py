@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from diffff.potentials.ewald import reciprocal, volume
+from diffff.space import times
 from diffff.units import COULOMB_CONSTANT
 
 ORDER = 5
@@ -66,7 +67,7 @@ def spline_weights(t: jax.Array) -> list[jax.Array]:
 def _spread(positions: jax.Array, charges: jax.Array, box: jax.Array, grid: Grid) -> jax.Array:
     """Charges on the grid, shape ``grid``."""
     size = jnp.asarray(grid, jnp.int32)
-    fractional = positions @ reciprocal(box).T
+    fractional = times(positions, reciprocal(box).T)
     scaled = (fractional - jnp.floor(lax.stop_gradient(fractional))) * size.astype(positions.dtype)
     first = jnp.clip(jnp.floor(lax.stop_gradient(scaled)).astype(jnp.int32), 0, size - 1)
     weights = jnp.stack(spline_weights(scaled - first.astype(scaled.dtype)), axis=-1)  # (n_atoms, 3, 5)

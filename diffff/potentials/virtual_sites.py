@@ -66,7 +66,7 @@ class VirtualSites:
 
     def _average(self, params: Any, positions: jax.Array) -> jax.Array:
         weights = _weights(params, "weight", self.average_rows)
-        return jnp.einsum("nm,nmd->nd", weights, positions[self.average_atoms])
+        return jnp.einsum("nm,nmd->nd", weights, positions[self.average_atoms], precision="highest")
 
     def _plane(self, params: Any, positions: jax.Array) -> jax.Array:
         first, second, third = jnp.moveaxis(positions[self.plane_atoms], 1, 0)
@@ -77,11 +77,14 @@ class VirtualSites:
     def _local(self, params: Any, positions: jax.Array) -> jax.Array:
         atoms = positions[self.local_atoms]
         origin, u, v = (
-            jnp.einsum("nk,nkd->nd", _weights(params, name, self.local_rows), atoms) for name in ("wo", "wx", "wy")
+            jnp.einsum("nk,nkd->nd", _weights(params, name, self.local_rows), atoms, precision="highest")
+            for name in ("wo", "wx", "wy")
         )
         x, z = _unit(u), _unit(jnp.cross(u, v))
         places = jnp.stack([params[f"p{i}"][self.local_rows[:, 0]] for i in (1, 2, 3)], axis=1)
-        return origin + jnp.einsum("na,nad->nd", places, jnp.stack([x, jnp.cross(z, x), z], axis=1))
+        return origin + jnp.einsum(
+            "na,nad->nd", places, jnp.stack([x, jnp.cross(z, x), z], axis=1), precision="highest"
+        )
 
 
 def _weights(params: Any, name: str, rows: jax.Array) -> jax.Array:

@@ -311,6 +311,8 @@ class Input(Spec):
     def _has_numbers_that_move(self) -> Self:
         if self.parameters is None:
             return self
+        if self.training.streaming:
+            raise ValueError("training.streaming: a force field that moves keeps all frames on the device; remove it")
         if self.force_field is None:
             raise ValueError("parameters: they are of a force field, and the model has none; remove the section")
         if self.parameters.has_priors != (self.parameters.prior_weight is not None):

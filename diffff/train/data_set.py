@@ -91,7 +91,6 @@ class DataSet:
             return
         with ThreadPoolExecutor(1, "batches") as pool:
             yield self._ahead(sampler, pool)
-            pool.shutdown(cancel_futures=True)
 
     def _ahead(self, sampler: Sampler, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Ints, Frames, np.ndarray]]:
         scout = sampler.copy()

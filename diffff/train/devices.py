@@ -51,6 +51,8 @@ class Devices:
     # ------------------------------------------------------------------ placing
     def everywhere(self, tree: Tree) -> Tree:
         """Arrays, the same on all ranks, as arrays that each device has a copy of."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, tree)
         return self._placed(tree, jax.tree.map(lambda leaf: _EVERYWHERE, tree))
 
     def dealt(self, values: np.ndarray) -> Any:

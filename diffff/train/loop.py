@@ -292,7 +292,7 @@ class Run:
             empty = 100 * data.empty_part
             logger.info("%d shapes of batches, each a program; %.0f %% of the slots are empty", data.n_shapes, empty)
         if isinstance(step, InOrder):
-            return  # which takes what a single frame does
+            return  # the gradients of all frames of a batch, beside what one frame takes
         groups = [data.groups[place.group] for place in data.places]
         places = [size * group.capacity for size, group in zip(data.sizes, groups, strict=True)]
         largest = int(np.argmax(places))
@@ -343,6 +343,7 @@ class Run:
                 self.basis,
                 lr_ratio,
                 self.problem.devices,
+                _BLOCK if self.problem.given.training.rematerialize else None,
             )
             weight += len(chosen)
             for name, value in errors.items():
@@ -418,4 +419,4 @@ def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:
     )
 
 
-_errors = jax.jit(batch_errors, static_argnames=("model", "loss", "basis", "devices"))
+_errors = jax.jit(batch_errors, static_argnames=("model", "loss", "basis", "devices", "block"))

@@ -17,7 +17,7 @@ from diffff.errors import InputError, InputErrors
 from diffff.potentials.deep import DeepModel
 from diffff.potentials.pairs import FramePairs, most_neighbors, overflow_message, pairs_within, slots_for, truncate
 from diffff.train.devices import ONE_DEVICE, Devices
-from diffff.train.pair_table import BLOCK, Packed, PairStore, PairTable
+from diffff.train.pair_table import Packed, PairStore, PairTable, block_of
 
 Ints = NDArray[np.int64]
 
@@ -43,18 +43,12 @@ class NeighborCounts:
 
 
 # ---------------------------------------------------------------------- pairs
-def frame_neighbors(system: System, frame: int, rcut: float) -> FramePairs:
-    """All pairs of one frame within the cutoff, in Å; empty slots have none."""
-    box = None if system.boxes is None else system.boxes[frame]
-    real = None if system.real is None else system.real[frame]
-    (positions,) = system.positions[frame : frame + 1]
-    return pairs_within(rcut, positions, box, real)
-
-
 def all_pairs(system: System, rcut: float, frames: Iterable[int] | None = None) -> list[FramePairs]:
-    """The untruncated pairs of the given frames, by default of all; 32 bytes a pair."""
-    wanted = range(system.n_frames) if frames is None else frames
-    return [frame_neighbors(system, int(frame), rcut) for frame in wanted]
+    """The untruncated pairs of the given frames, by default of all; 32 bytes a pair; empty slots have none."""
+    wanted = np.asarray(range(system.n_frames) if frames is None else frames, int)
+    boxes = [None] * len(wanted) if system.boxes is None else system.boxes[wanted]
+    reals = [None] * len(wanted) if system.real is None else system.real[wanted]
+    return [pairs_within(rcut, *each) for each in zip(system.positions[wanted], boxes, reals, strict=True)]
 
 
 # ---------------------------------------------------------------------- counts
@@ -93,7 +87,7 @@ def pair_tables(
         store: Keeps the pairs.
         devices: The ranks that share the work.
     """
-    tables = [PairTable() for _ in systems]
+    tables = [PairTable(block_of(system)) for system in systems]
     counts = _search(systems, rcut, n_types, lambda k, pairs: tables[k].add(pairs, store), devices)
     return tables, counts
 
@@ -103,13 +97,13 @@ def _search(
 ) -> NeighborCounts:
     """Go through all frames, a few at a time; each rank looks at its part of them and tells the others."""
     shortest, most = np.inf, np.zeros(n_types, np.int64)
-    blocks = [(k, begin) for k, system in enumerate(systems) for begin in range(0, system.n_frames, BLOCK)]
+    blocks = [(k, begin) for k, system in enumerate(systems) for begin in range(0, system.n_frames, block_of(system))]
     for first in range(0, len(blocks), devices.n_ranks):
         now, each = blocks[first : first + devices.n_ranks], []
         if devices.rank < len(now):
             k, begin = now[devices.rank]
             system = systems[k]
-            pairs = all_pairs(system, rcut, range(begin, min(begin + BLOCK, system.n_frames)))
+            pairs = all_pairs(system, rcut, range(begin, min(begin + block_of(system), system.n_frames)))
             part, each = count([system], [pairs], n_types), [Packed.of(pairs, len(system.types))]
             shortest, most = min(shortest, part.shortest), np.maximum(most, part.most)
         if devices.n_ranks > 1:
@@ -123,9 +117,9 @@ def _search(
 
 def truncated(table: PairTable, system: System, model: DeepModel, store: PairStore) -> tuple[PairTable, int]:
     """The pairs that fit into the slots of the model, and how many do not."""
-    kept, gone = PairTable(), 0
-    for begin in range(0, system.n_frames, BLOCK):
-        frames = range(begin, min(begin + BLOCK, system.n_frames))
+    kept, gone = PairTable(table.block), 0
+    for begin in range(0, system.n_frames, table.block):
+        frames = range(begin, min(begin + table.block, system.n_frames))
         pairs = [truncate(table.pairs(system, frame), system.types, model.descriptor) for frame in frames]
         gone += sum(frame.truncated for frame in pairs)
         kept.add(Packed.of(pairs, len(system.types)), store)

@@ -15,7 +15,8 @@ from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.potentials.pairs import FramePairs
 
-BLOCK = 64  # frames that are packed together
+_BLOCK = 64  # frames that are packed together
+_ATOMS = 50_000  # in them, at most, so that the pairs of large frames take little memory before they are packed
 Rows = Callable[[int, int], NDArray]
 
 
@@ -104,11 +105,13 @@ class PairTable:
     """The pairs of the frames of a system.
 
     Attributes:
+        block: frames that are packed together.
         n_pairs: of each frame.
-        blocks: for each `BLOCK` frames where they begin, and their rows.
+        blocks: for each ``block`` frames where they begin, and their rows.
         shift_types: integers that hold the lattice translations of each block.
     """
 
+    block: int
     n_pairs: list[int] = field(default_factory=list)
     blocks: list[tuple[NDArray[np.int64], Rows]] = field(default_factory=list)
     shift_types: list[np.dtype] = field(default_factory=list)
@@ -119,14 +122,14 @@ class PairTable:
         return np.result_type(np.int8, *self.shift_types)
 
     def add(self, frames: Packed, store: PairStore) -> None:
-        """Append the next `BLOCK` frames, or those that are left."""
+        """Append the next ``block`` frames, or those that are left."""
         self.blocks.append((frames.starts, store.keep(frames.rows)))
         self.shift_types.append(frames.rows["shift"].dtype)
         self.n_pairs.extend(np.diff(frames.starts).tolist())
 
     def rows(self, frame: int) -> NDArray:
         """The pairs of a frame, with the fields ``center``, ``neighbor`` and ``shift (3,)``."""
-        block, k = divmod(frame, BLOCK)
+        block, k = divmod(frame, self.block)
         starts, rows = self.blocks[block]
         return rows(int(starts[k]), int(starts[k + 1]))
 
@@ -139,6 +142,11 @@ class PairTable:
         if system.boxes is not None:
             dr += shift @ system.boxes[frame]
         return FramePairs(center, neighbor, shift, dr)
+
+
+def block_of(system: System) -> int:
+    """How many frames of a system are packed together."""
+    return max(1, min(_BLOCK, _ATOMS // len(system.types)))
 
 
 def smallest(largest: int) -> type[np.signedinteger]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff import spec
-from diffff.data.systems import System, data_type_map, read_systems
+from diffff.data.systems import System, bytes_on_disk, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.fit.parameters import table_of
 from diffff.model import Model
@@ -36,7 +36,7 @@ from diffff.train.shapes import in_few_shapes
 from diffff.train.statistics import fill
 
 Params = dict[str, Any]
-_STORED_FROM = 2**26  # bytes of a file that is read as it is needed
+_STORED_FROM = 2**16  # bytes of a file that is read as it is needed
 logger = logging.getLogger(__name__)
 
 
@@ -120,9 +120,10 @@ def prepare(
     if given.force_field is None:  # which wants the atoms of its topology
         learned = train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
         valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
-    tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), _store(given), devices)
+    store = _store(given)
+    tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), store, devices)
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
-    tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, tell=skip_neighbor_stat)
+    tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, store, tell=skip_neighbor_stat)
     n = len(train_systems)
     parts = [_Part(train_data, train_systems, sizes, tables[:n])]
     parts += [] if valid_data is None else [_Part(valid_data, valid_systems, valid_sizes, tables[n:])]
@@ -207,9 +208,19 @@ def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
         numb_aparam=fitting.numb_aparam,
         numb_generalized_coord=given.loss.numb_generalized_coord,
         units=data.units,
-        stored_from=inf if given.force_field or given.training.streaming is False else _STORED_FROM,
+        stored_from=_stored_from(given, data),
     )
     return kept_systems(data.batch_size, systems)
+
+
+def _stored_from(given: Input, data: Data) -> float:
+    """From which size on files are read as they are needed: all but the small ones of data that fill the memory."""
+    streaming, free = given.training.streaming, free_on_host()
+    if given.force_field is not None or streaming is False:
+        return inf
+    if streaming is None and (free is None or bytes_on_disk(data.systems, data.rglob_patterns) <= free / 4):
+        return inf
+    return _STORED_FROM
 
 
 def _check_labels(loss: EnergyLoss, systems: Sequence[System]) -> None:
@@ -240,12 +251,17 @@ def _store(given: Input) -> PairStore:
 
 
 def _fitting(
-    tables: list[PairTable], systems: Sequence[System], model: DeepModel, counts: NeighborCounts, *, tell: bool
+    tables: list[PairTable],
+    systems: Sequence[System],
+    model: DeepModel,
+    counts: NeighborCounts,
+    store: PairStore,
+    *,
+    tell: bool,
 ) -> list[PairTable]:
     """The pairs that the slots of the model hold."""
     if np.all(counts.most <= model.descriptor.slots):
         return tables
-    store = PairStore(inf)
     kept, gone = zip(*(truncated(*each, model, store) for each in zip(tables, systems, strict=True)), strict=True)
     if tell:  # else `resolve` has told it
         logger.warning(
@@ -291,7 +307,7 @@ def _data_sets(given: Input, parts: Sequence[_Part], moved: MovedRows | None, de
 
 def _all_of(group: FrameGroup, moved: MovedRows | None) -> Frames:
     """All frames of a group, with what the force field needs of them if its numbers move."""
-    frames = jax.tree.map(jnp.asarray, group.frames(np.arange(group.n_frames)))
+    frames = group.frames(np.arange(group.n_frames))
     return frames if moved is None else replace(frames, force_field=moved.part.frames(group.systems, moved.free))
 
 
@@ -304,9 +320,13 @@ def _is_streamed(given: Input, n_bytes: float, devices: Devices) -> bool:
     stream = bool(devices.from_first(np.array(stream)))
     logger.info("data: %s, %s", readable(n_bytes), "read as they are needed" if stream else "kept on the device")
     if not stream and free is not None and n_bytes > free:
+        advice = (
+            "Take fewer: with a force field that moves, all frames are kept on the device."
+            if given.parameters is not None
+            else "Leave training.streaming out, or set it to true, so that they are read as they are needed."
+        )
         raise InputError(
-            f"the frames with their neighbour pairs take {readable(n_bytes)}, and {readable(free)} are free. Leave "
-            "training.streaming out, or set it to true, so that they are read as they are needed."
+            f"the frames with their neighbour pairs take {readable(n_bytes)}, and {readable(free)} are free. {advice}"
         )
     return stream
 

@@ -59,11 +59,16 @@ def merged(frames: dict[tuple[int, Layout], int], limit: int) -> dict[tuple[int,
     layouts = np.array([layout for _, layout in keys])
     sizes = np.array([size for size, _ in keys])
     rounded = layouts
-    while len(np.unique(np.column_stack([sizes, rounded]), axis=0)) > _EXACT:
+    while len(np.unique(np.column_stack([sizes, rounded]), axis=0)) > _EXACT and step <= layouts.max():
         step *= 2
         rounded = -(-layouts // step) * step
     first, belongs = np.unique(np.column_stack([sizes, rounded]), axis=0, return_inverse=True)
     sizes, slots = first[:, 0], first[:, 1:]
+    if len(first) > _EXACT:  # other sets of elements, which rounding leaves apart: those of as many atoms go together
+        rank = np.argsort(np.lexsort((slots.sum(axis=1), sizes)))
+        parts, part = np.unique(np.column_stack([sizes, rank * _EXACT // len(rank)]), axis=0, return_inverse=True)
+        sizes, slots = parts[:, 0], np.stack([slots[part == k].max(axis=0) for k in range(len(parts))])
+        belongs = part[belongs]
     weights = np.bincount(belongs, weights=list(frames.values()))
     alive = np.ones(len(slots), bool)
     cost = np.stack([_cost(k, slots, weights, sizes) for k in range(len(slots))])

@@ -107,13 +107,15 @@ def batch_errors(
     basis: SplineBasis | None,
     lr_ratio: jax.typing.ArrayLike,
     devices: Devices,
+    block: int | None = None,
 ) -> Metrics:
     """Displayed errors of a batch, whose frames are dealt to the devices where their number allows it."""
 
     def of_share(frames: Frames, indices: jax.Array) -> Metrics:
         batch = frames.take(indices)
         n_atoms = _mean_atoms(devices, frames, indices)
-        value, metrics, _ = batch_loss(model, loss, merge(trained, frozen), batch, basis, lr_ratio, n_atoms)
+        params = merge(trained, frozen)
+        value, metrics, _ = batch_loss(model, loss, params, batch, basis, lr_ratio, n_atoms, block=block)
         return _means(devices, value, metrics)[1]
 
     if len(indices) % devices.n:
@@ -247,7 +249,8 @@ class Step:
 
     def program(self, state: TrainState, frozen: Leaves, frames: Frames, indices: np.ndarray) -> jax.stages.Compiled:
         """The program for batches of this shape."""
-        shape = frames.layout, frames.center.shape, tuple(frames.labels), len(indices)
+        leaves, structure = jax.tree.flatten(frames)
+        shape = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), len(indices)
         if shape not in self._programs:
             dealt = self._devices.dealt(indices)
             self._programs[shape] = self._jitted.lower(state, frozen, frames, dealt).compile()

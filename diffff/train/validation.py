@@ -4,7 +4,7 @@ Full validation writes `val.log`, a table in DeePMD-kit's form, and keeps the be
 
     #  step  E_MAE(meV/atom) E_RMSE(meV/atom) F_MAE(meV/Å) F_RMSE(meV/Å) S_MAE(meV/Å³) S_RMSE(meV/Å³)
 
-Frames are on the device already, with their pairs; a fixed number of them is predicted at once, the last lot filled up
+Frames have their pairs already; a fixed number of them is predicted at once, the last lot filled up
 by repetition, so that one compiled program serves all calls.
 """
 
@@ -62,7 +62,7 @@ def errors_over(
     Args:
         model: Hyper-parameters.
         params: Parameter tree, ``{"DeepPot": ...}``.
-        data: Systems with their frames on the device.
+        data: Systems with their frames.
         basis: Spline functions, or None for the direct path.
         limit: Look at so many frames at most, spread evenly over the data; None: at all.
         devices: To which the frames are dealt.

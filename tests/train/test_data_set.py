@@ -56,6 +56,16 @@ def test_a_streamed_run_goes_on_exactly(data, tmp_path):
     assert small.digest(again) == small.digest(whole)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_systems_of_one_layout_with_and_without_empty_slots(data, tmp_path, streaming):
+    """Two programs, though the shapes of their pairs and labels are the same."""
+    small.write_mixed_system(tmp_path / "mixed", [[0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, -1], [0, 1, 1, -1, 1, 1]])
+    systems = [str(data / "valid"), str(tmp_path / "mixed")]
+    small.train_in(
+        tmp_path, changes(data, **{"training.training_data.systems": systems, "training.streaming": streaming})
+    )
+
+
 def test_data_that_take_more_than_half_of_the_memory_are_streamed(data, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     for free, streamed in ((1e9, False), (9e3, True)):

@@ -9,7 +9,8 @@ import pytest
 from diffff.data.systems import read_systems
 from diffff.errors import InputError
 from diffff.train.neighbor_stat import all_pairs, count, pair_tables, truncated
-from diffff.train.pair_table import BLOCK, PairStore
+from diffff.train.pair_table import _BLOCK as BLOCK
+from diffff.train.pair_table import PairStore
 from tests.train import small
 from tests.train.reference_systems import SYSTEMS, make_model
 

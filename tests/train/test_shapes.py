@@ -36,6 +36,13 @@ def test_many_shapes_are_rounded_first(monkeypatch):
     assert all(np.all(np.array(wide) >= layout) for (_, layout), wide in found.items())
 
 
+def test_more_sets_of_elements_than_are_compared_one_by_one(monkeypatch):
+    monkeypatch.setattr("diffff.train.shapes._EXACT", 10)
+    frames = {(1, tuple(int(bit) for bit in f"{n:06b}")): 1 for n in range(1, 64)}
+    assert 1 <= len(set(merged(frames, 4).values())) <= 4
+    assert len({(size, wide) for (size, _), wide in merged({(n, (1,)): 1 for n in range(30)}, 4).items()}) == 30
+
+
 @pytest.fixture
 def systems(tmp_path):
     small.write_system(tmp_path / "a", (2, 1), 2)
