@@ -1,7 +1,11 @@
 """Settings for the whole test run, chosen before JAX makes its first array: double precision on the CPU."""
 
+import gc
 import os
+from pathlib import Path
 from tempfile import mkdtemp
+
+import pytest
 
 # Most of the time goes into compiling programs that run once. LLVM's optimisations are a third of it; set XLA_FLAGS
 # yourself to test with them.
@@ -11,3 +15,15 @@ os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="diffff-tests-")  # nothing of an 
 import jax
 
 jax.config.update("jax_enable_x64", True)
+
+_MAPPINGS = Path("/proc/self/maps")
+_MANY = 20_000  # of the 65 530 that Linux allows a process; compiled programs take several each, and beyond is a crash
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs before they are too many for one process."""
+    yield
+    if _MAPPINGS.is_file() and _MAPPINGS.read_bytes().count(b"\n") > _MANY:
+        jax.clear_caches()
+        gc.collect()
