@@ -83,7 +83,8 @@ def start_jax() -> None:
 
     require_sound_jax()
     keep_freed_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA reads it when it is loaded
+    # XLA reads it when it is loaded. At 2 it calls each kept program an error, for flags with which LLVM only tunes.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     from diffff.program_cache import keep_programs

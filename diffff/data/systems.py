@@ -166,9 +166,9 @@ def read_systems(
     return [_read_system(folder, type_map, fields, default_fparam, units_of, stored_from) for folder in folders]
 
 
-def bytes_on_disk(paths: str | Sequence[str | Folder], rglob_patterns: Sequence[str] | None = None) -> int:
-    """Of the positions and forces of all systems at or below some paths."""
-    sets = [part for folder in find_systems(paths, rglob_patterns) for part in folder.sets()]
+def bytes_on_disk(folders: Sequence[Folder]) -> int:
+    """Of the positions and forces of systems, see `find_systems`."""
+    sets = [part for folder in folders for part in folder.sets()]
     return sum(part.n_bytes(file) for part in sets for file in ("coord.npy", "force.npy") if file in part)
 
 

@@ -197,12 +197,17 @@ def _read_yaml(path: Path) -> Tree:
 
 
 def _is_shallow(text: str, limit: int = 100) -> bool:
-    """Whether lists and sections are nested less than `limit` deep; libyaml itself would run out of stack."""
+    """Whether lists and sections are nested less than `limit` deep; older libyaml would run out of stack."""
     depth = 0
-    for event in yaml.parse(text, Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > limit:
+    try:
+        for event in yaml.parse(text, Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > limit:
+                return False
+    except yaml.MarkedYAMLError as error:
+        if "nesting depth" in (error.problem or ""):  # newer ones look ahead, and stop at a thousand
             return False
+        raise
     return True
 
 

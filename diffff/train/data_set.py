@@ -1,6 +1,5 @@
 """The data of a training: its frames, on the device or read as they are needed, and how batches are drawn."""
 
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +13,6 @@ from diffff.data.systems import System
 from diffff.train.devices import Devices
 from diffff.train.frames import FrameGroup, Frames, Place
 from diffff.train.sampling import Sampler
-
-logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 _AHEAD = 3  # batches that are made ready while others are computed

@@ -179,8 +179,6 @@ class Devices:
 
     def bytes_of_ranks(self, own: bytes) -> list[bytes]:
         """What each rank has, of any length."""
-        if self.n_ranks == 1:
-            return [own]
         lengths = self.of_ranks(np.array(len(own)))
         padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)  # few lengths, each a compiled program
         padded[: len(own)] = np.frombuffer(own, np.uint8)

@@ -158,15 +158,15 @@ def group_frames(
     Returns:
         The groups, and the place of each system.
     """
-    members: dict[Hashable, list[int]] = {}
+    members: dict[tuple[Layout, bool, tuple[str, ...], Hashable, Hashable], list[int]] = {}
     for index, system in enumerate(systems):
         kept = tuple(name for name in labels if name in system.labels)
         shapes = tuple(system.labels[name].shape[1:] for name in kept)
         members.setdefault((system.layout, system.real is not None, kept, shapes, key(system)), []).append(index)
     groups, places = [], [Place(0, 0)] * len(systems)
-    for indices in members.values():
+    for (_, _, kept, *_), indices in members.items():
         some = [systems[i] for i in indices]
-        group = FrameGroup.of(some, [tables[i] for i in indices], [name for name in labels if name in some[0].labels])
+        group = FrameGroup.of(some, [tables[i] for i in indices], kept)
         for i, start in zip(indices, group.starts.tolist(), strict=False):
             places[i] = Place(len(groups), start)
         groups.append(group)

@@ -353,7 +353,7 @@ class Run:
     def _write_rows(self, moved: MovedRows) -> None:
         """Tell what has become of the numbers of the force field, and write its files."""
         problem, devices, weights = self.problem, self.problem.devices, self._weights()["last"]
-        errors, _ = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES, devices)
+        errors, _ = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES)
         assert problem.train.on_device is not None  # a force field that moves keeps what it needs of all frames
         groups = [devices.local(group)[0][1] for group in problem.train.on_device]
         v = np.asarray(weights[GROUP][LEAF])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff import spec
+from diffff.data.folders import Folder, find_systems
 from diffff.data.systems import System, bytes_on_disk, data_type_map, read_systems
 from diffff.errors import InputError
 from diffff.fit.parameters import table_of
@@ -107,10 +108,14 @@ def prepare(
     training = given.training
     train_data, valid_data = training.training_data, training.validation_data
     wanted = given.deep if source is None else _completed_from(source.spec, given.deep)
-    type_map = wanted.type_map or tuple(data_type_map(train_data.systems, train_data.rglob_patterns))
-    train_systems = _read(given, train_data, type_map)
+    folders = find_systems(train_data.systems, train_data.rglob_patterns)
+    type_map = wanted.type_map or tuple(data_type_map(folders))
+    train_systems = _read(given, train_data, folders, type_map)
     _check_labels(given.loss, train_systems)
-    valid_systems = [] if valid_data is None else _read(given, valid_data, type_map)
+    valid_systems: list[System] = []
+    if valid_data is not None:
+        folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
+        valid_systems = _read(given, valid_data, folders, type_map)
     moved, learned, train_systems, valid_systems = _on_force_field(
         given, folder, type_map, train_systems, valid_systems
     )
@@ -197,28 +202,27 @@ def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
     return {**params, "DeepPot": inner}
 
 
-def _read(given: Input, data: Data, type_map: Sequence[str]) -> list[System]:
+def _read(given: Input, data: Data, folders: Sequence[Folder], type_map: Sequence[str]) -> list[System]:
     fitting = given.deep.fitting_net
     systems = read_systems(
-        data.systems,
+        folders,
         type_map,
-        rglob_patterns=data.rglob_patterns,
         numb_fparam=fitting.numb_fparam,
         default_fparam=fitting.default_fparam,
         numb_aparam=fitting.numb_aparam,
         numb_generalized_coord=given.loss.numb_generalized_coord,
         units=data.units,
-        stored_from=_stored_from(given, data),
+        stored_from=_stored_from(given, folders),
     )
     return kept_systems(data.batch_size, systems)
 
 
-def _stored_from(given: Input, data: Data) -> float:
+def _stored_from(given: Input, folders: Sequence[Folder]) -> float:
     """From which size on files are read as they are needed: all but the small ones of data that fill the memory."""
     streaming, free = given.training.streaming, free_on_host()
     if given.force_field is not None or streaming is False:
         return inf
-    if streaming is None and (free is None or bytes_on_disk(data.systems, data.rglob_patterns) <= free / 4):
+    if streaming is None and (free is None or bytes_on_disk(folders) <= free / 4):
         return inf
     return _STORED_FROM
 

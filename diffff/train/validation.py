@@ -25,7 +25,7 @@ from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
 from diffff.train.data_set import DataSet
-from diffff.train.devices import ONE_DEVICE, Devices
+from diffff.train.devices import Devices
 from diffff.train.evaluate import Errors, compare
 from diffff.train.frames import Frames
 from diffff.train.setup import Problem
@@ -55,7 +55,6 @@ def errors_over(
     data: DataSet,
     basis: SplineBasis | None,
     limit: int | None = None,
-    devices: Devices = ONE_DEVICE,
 ) -> tuple[Errors, Errors]:
     """Errors of the predictions for all frames, and those of the prediction that all forces are zero.
 
@@ -65,7 +64,6 @@ def errors_over(
         data: Systems with their frames.
         basis: Spline functions, or None for the direct path.
         limit: Look at so many frames at most, spread evenly over the data; None: at all.
-        devices: To which the frames are dealt.
     """
     chosen = _chosen([system.n_frames for system in data.systems], limit)
     total, zero = Errors(), Errors()
@@ -74,7 +72,7 @@ def errors_over(
         if not members:
             continue
         indices = np.concatenate([data.places[i].start + chosen[i] for i in members])
-        prediction = _prediction(model, params, data, g, indices, basis, devices)
+        prediction = _prediction(model, params, data, g, indices, basis)
         begin = 0
         for i in members:
             end = begin + len(chosen[i])
@@ -104,9 +102,9 @@ def _prediction(
     group: int,
     indices: np.ndarray,
     basis: SplineBasis | None,
-    devices: Devices,
 ) -> dict[str, np.ndarray]:
     """Energy, force and virial of frames of a group."""
+    devices = data.devices
     size = devices.n * max(1, CHUNK_ATOMS // sum(data.groups[group].systems[0].layout))
     parts = []
     for begin in range(0, len(indices), size):
@@ -207,7 +205,7 @@ class FullValidation:
         """
         data, section = self.problem.valid, self.problem.given.validating
         assert data is not None  # the section needs validation data
-        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis, devices=self.problem.devices)
+        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis)
         value = _value(errors, *self.metric.split(":"))
         lines = [self._row(step, errors)]
         writes = self.problem.devices.writes
@@ -310,7 +308,7 @@ def summary(problem: Problem, weights: Weights, basis: SplineBasis | None) -> st
         for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
             if data is None:
                 continue
-            errors, zero = errors_over(problem.model, params, data, basis, limit, problem.devices)
+            errors, zero = errors_over(problem.model, params, data, basis, limit)
             row = title if name == "last" else f"{title}, {name.upper()} weights"
             n_frames = sum(system.n_frames for system in data.systems)
             frames = str(errors.n_frames) if errors.n_frames == n_frames else f"{errors.n_frames} of {n_frames}"

@@ -113,7 +113,7 @@ def test_rematerialized_nets_give_the_same_loss_and_gradient(problem):
 
     slopes = jax.jit(jax.value_and_grad(value), static_argnums=1)
     expected, found = (tree.flatten(slopes(problem.params, block)[1]) for block in (None, 1))
-    assert slopes(problem.params, 1)[0] == pytest.approx(slopes(problem.params, None)[0], rel=1e-12)
+    assert float(slopes(problem.params, 1)[0]) == pytest.approx(float(slopes(problem.params, None)[0]), rel=1e-12)
     for path, gradient in expected.items():
         np.testing.assert_allclose(found[path], gradient, rtol=1e-9, atol=1e-10, err_msg=path)
 
