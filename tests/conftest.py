@@ -10,11 +10,10 @@ import pytest
 
 # Most of the time goes into compiling programs that run once: half of it into loops that MLIR fuses, a third into
 # LLVM's optimisations. XLA_FLAGS="" tests with both.
-_OLD = version("jaxlib").startswith("0.10.")  # later ones have no other fusion
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    + (" --xla_cpu_use_fusion_emitters=false" if _OLD else ""),
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),  # gone in 0.11
 )
 os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="diffff-tests-")  # nothing of an earlier run, nothing left to later ones
 
