@@ -306,7 +306,7 @@ def deterministic(report: Report) -> Iterator[dict[str, Any]]:
             step = run._compiled_step()
             for _ in range(2 if report.options.quick else 20):
                 frames, indices = run.problem.train.locate(*run.sampler.next())
-                run.state, _ = step(run.state, run.frozen, frames, indices)
+                run.state, _ = step(run.state, run.frozen, frames, [indices])
             ends.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(run.state)])
         yield {"deterministic": flag, "same bits": ends[0] == ends[1]}
 

@@ -15,6 +15,8 @@ from diffff.train.frames import FrameGroup, Frames, Place
 from diffff.train.sampling import Sampler
 
 Ints = NDArray[np.int64]
+Batch = tuple[int, Ints, Frames, np.ndarray]
+"""System, frames, and where these are on the device."""
 _AHEAD = 3  # batches that are made ready while others are computed
 
 
@@ -77,8 +79,8 @@ class DataSet:
         return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)
 
     @contextmanager
-    def batches(self, sampler: Sampler) -> Iterator["Iterator[tuple[int, Ints, Frames, np.ndarray]]"]:
-        """Endless batches: system, frames, and where these are on the device; the next ones are made ready meanwhile.
+    def batches(self, sampler: Sampler) -> Iterator[Iterator[Batch]]:
+        """Endless batches; the next ones are made ready meanwhile.
 
         Args:
             sampler: draws them; its state is always that after the last batch that was taken.
@@ -89,7 +91,7 @@ class DataSet:
         with ThreadPoolExecutor(1, "batches") as pool:
             yield self._ahead(sampler, pool)
 
-    def _ahead(self, sampler: Sampler, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Ints, Frames, np.ndarray]]:
+    def _ahead(self, sampler: Sampler, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         scout = sampler.copy()
         waiting: deque[Future[tuple[Frames, np.ndarray]]] = deque()
         while True:

@@ -5,7 +5,7 @@ batch with the update: neither knows how many devices there are. Between them th
 of the same frames in the same order give the same weights, bit for bit, whoever has computed which frame.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ from diffff.train.devices import Devices
 
 
 class InOrder:
-    """A step ``(state, frozen, frames, indices) -> (state, metrics)`` in which frames are dealt to the devices."""
+    """A step ``(state, frozen, frames, [indices]) -> (state, metrics)`` in which frames are dealt to the devices."""
+
+    most = 1  # step of a call
 
     def __init__(
         self, of_one: Callable[..., Any], of_all: Callable[[Any, Any], tuple[Any, Any]], devices: Devices
@@ -31,8 +33,9 @@ class InOrder:
         """
         self._one, self._all, self._devices = jax.jit(of_one), jax.jit(of_all), devices
 
-    def __call__(self, state: Any, frozen: Any, frames: Any, indices: np.ndarray) -> tuple[Any, Any]:
+    def __call__(self, state: Any, frozen: Any, frames: Any, batches: Sequence[np.ndarray]) -> tuple[Any, Any]:
         """The state after the step, and the errors of the batch before it."""
+        (indices,) = batches
         devices, parts = self._devices, []
         n_own = len(indices) // devices.n
         for place, given in devices.local((state, frozen, frames)):

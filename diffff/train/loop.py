@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
+from diffff.train.data_set import Batch
 from diffff.train.devices import Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
@@ -41,6 +43,7 @@ from diffff.train.validation import SUMMARY_FRAMES, FullValidation, errors_over,
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1024  # atoms of one type whose nets are computed at a time, with `training.rematerialize`
+_CALL = 0.2  # s, the time of a call that does several steps
 
 
 def train(
@@ -223,13 +226,19 @@ class Run:
             problem.train.batches(self.sampler) as batches,
             Progress(last, start=first, frames_per_step=frames_per_step, shown=devices.writes) as progress,
         ):
-            for done in range(first + 1, last + 1):
-                system, chosen, frames, indices = next(batches)
-                recent.append((done, system, chosen))
-                self.state, metrics = step(self.state, self.frozen, frames, indices)
+            done, at_once = first, 1
+            while done < last:
+                taken = self._until_due(batches, done, at_once)
+                recent.extend((done + k, system, chosen) for k, (system, chosen, *_) in enumerate(taken, 1))
+                done += len(taken)
+                sent = time.monotonic()
+                self.state, metrics = step(self.state, self.frozen, taken[0][2], [indices for *_, indices in taken])
                 show = done == 1 or done % training.disp_freq == 0
-                if show:
+                if show or done == first + 2:
                     jax.block_until_ready(metrics)  # the time of steps that are still being computed counts
+                if done == first + 2:  # the first one was compiled
+                    at_once = _steps_in_a_call(time.monotonic() - sent, step.most)
+                    at_once = int(devices.from_first(np.array(at_once)))
                 progress.update(done)
                 stop = interruption.is_due(devices)
                 save = done % training.save_freq == 0 or done == last or stop
@@ -265,6 +274,19 @@ class Run:
         return path
 
     # ------------------------------------------------------------------ pieces
+    def _until_due(self, batches: Iterator[Batch], done: int, most: int) -> list[Batch]:
+        """The next batches, up to the step after which there is something else to do, `most` of them at most."""
+        training, taken = self.problem.given.training, [next(batches)]
+        while len(taken) < most and not (
+            (now := done + len(taken)) == 1
+            or now % training.disp_freq == 0
+            or now % training.save_freq == 0
+            or now == self.problem.numb_steps
+            or any(validation.is_due(now) for validation in self.validations)
+        ):
+            taken.append(next(batches))
+        return taken
+
     def _compiled_step(self) -> Step | InOrder:
         given, training = self.problem.given, self.problem.given.training
         return make_step(
@@ -283,6 +305,7 @@ class Run:
             zero_stage=training.zero_stage,
             factors=training.factors,
             block=_BLOCK if training.rematerialize else None,
+            one_shape=self.problem.train.n_shapes == 1 and self.problem.train.on_device is not None,
         )
 
     def _require_room(self, step: Step | InOrder) -> None:
@@ -410,6 +433,11 @@ class Run:
         parts |= {name: part for name, part in optional.items() if part is not None}
         parts |= {validation.name: validation.best.to_arrays() for validation in self.validations}
         return ckpt.Checkpoint(step=step, model=self.problem.model, input=completed, basis=self.basis, parts=parts)
+
+
+def _steps_in_a_call(seconds: float, most: int) -> int:
+    """How many steps to do in one call, from the time of one: few enough that a signal is soon looked at."""
+    return max(1, min(most, int(_CALL / max(seconds, 1e-6))))
 
 
 def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:

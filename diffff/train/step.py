@@ -1,6 +1,6 @@
 """One training step as a pure function of the state and a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -22,6 +22,7 @@ from diffff.train.loss import EnergyLoss
 from diffff.train.memory import bytes_of
 
 Metrics = dict[str, jax.Array]
+_MOST = 32  # steps of a call
 
 
 @pytree
@@ -140,10 +141,11 @@ def make_step(
     zero_stage: int = 0,
     factors: nn.Factors = "float32",
     block: int | None = None,
+    one_shape: bool = False,
 ) -> "Step | InOrder":
-    """The step ``(state, frozen leaves, frames, indices) -> (state, errors of the batch before the update)``.
+    """The step ``(state, frozen leaves, frames, [indices]) -> (state, errors of the batch before the update)``.
 
-    The indices are those of the whole batch, on all ranks the same.
+    The indices are those of the whole batch, on all ranks the same; see `Step` for more than one batch.
 
     Args:
         model: hyper-parameters.
@@ -161,6 +163,7 @@ def make_step(
         zero_stage: what devices keep a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too.
         factors: of the products in the fitting nets, see `nn.product`.
         block: see `DeepModel.atomic_energies`.
+        one_shape: whether all batches are of the same frames on the device and of one size.
     """
 
     def objective(
@@ -229,36 +232,69 @@ def make_step(
         new, metrics = updated(state, value, metrics, grads, finite)
         return spread(new, zero_stage, devices.keep_everywhere, devices.keep_split), metrics
 
-    return Step(step, devices)
+    return Step(step, devices, one_shape=one_shape)
 
 
 class Step:
-    """A step as programs, one for each shape of a batch."""
+    """Steps as programs, one for each shape of a batch.
 
-    def __init__(self, function: Callable[..., tuple[TrainState, Metrics]], devices: Devices) -> None:
+    A program does several steps in one call where all batches are of one shape: what the host does for a call, and what
+    starting a program costs, is for all of them together. It is the same program for any number of steps, so that the
+    bits do not depend on where a run was interrupted.
+
+    Attributes:
+        most: number of steps that one call does at most.
+    """
+
+    def __init__(
+        self, function: Callable[..., tuple[TrainState, Metrics]], devices: Devices, *, one_shape: bool
+    ) -> None:
         """Nothing is compiled yet; the function takes the indices dealt to the devices."""
-        self._jitted = jax.jit(function, donate_argnums=(0,))
+
+        def several(
+            state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array, n: jax.Array
+        ) -> tuple[TrainState, Metrics]:
+            of_one = jax.eval_shape(function, state, frozen, frames, indices[:, 0])
+            before = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_one[1])
+
+            def next_step(k: jax.Array, done: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+                return function(done[0], frozen, frames, indices[:, k])
+
+            return jax.lax.fori_loop(0, n, next_step, (state, before))
+
+        self.most = _MOST if one_shape else 1
+        self._jitted = jax.jit(several if one_shape else function, donate_argnums=(0,))
         self._devices = devices
         self._programs: dict[Any, jax.stages.Compiled] = {}
 
     def __call__(
-        self, state: TrainState, frozen: Leaves, frames: Frames, indices: np.ndarray
+        self, state: TrainState, frozen: Leaves, frames: Frames, indices: Sequence[np.ndarray]
     ) -> tuple[TrainState, Metrics]:
-        """The state after the step, and the errors of the batch before it."""
-        return self.program(state, frozen, frames, indices)(state, frozen, frames, self._devices.dealt(indices))
+        """The state after a step for each batch, and the errors of the last batch before its step."""
+        given = self._arguments(state, frozen, frames, indices)
+        return self.program(state, frozen, frames, indices)(*given)
 
-    def program(self, state: TrainState, frozen: Leaves, frames: Frames, indices: np.ndarray) -> jax.stages.Compiled:
+    def program(
+        self, state: TrainState, frozen: Leaves, frames: Frames, indices: Sequence[np.ndarray]
+    ) -> jax.stages.Compiled:
         """The program for batches of this shape."""
         leaves, structure = jax.tree.flatten(frames)
-        shape = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), len(indices)
+        shape = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), len(indices[0])
         if shape not in self._programs:
-            dealt = self._devices.dealt(indices)
-            self._programs[shape] = self._jitted.lower(state, frozen, frames, dealt).compile()
+            self._programs[shape] = self._jitted.lower(*self._arguments(state, frozen, frames, indices)).compile()
         return self._programs[shape]
+
+    def _arguments(self, state: TrainState, frozen: Leaves, frames: Frames, indices: Sequence[np.ndarray]) -> Any:
+        if self.most == 1:
+            (of_one,) = indices
+            return state, frozen, frames, self._devices.dealt(of_one)
+        columns = np.zeros((len(indices[0]), self.most), np.int32)
+        columns[:, : len(indices)] = np.stack(indices, axis=1)
+        return state, frozen, frames, self._devices.dealt(columns), self._devices.everywhere(np.int32(len(indices)))
 
     def bytes_for(self, n: int, state: TrainState, frozen: Leaves, frames: Frames) -> float:
         """Memory beside the arguments, on each device, of a step of so many frames on each."""
-        return bytes_of(self.program(state, frozen, frames, np.zeros(n * self._devices.n, np.int32)))
+        return bytes_of(self.program(state, frozen, frames, [np.zeros(n * self._devices.n, np.int32)]))
 
 
 def spread(

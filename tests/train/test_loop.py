@@ -80,10 +80,11 @@ class Killed(BaseException):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Does something right after a step of the next training."""
+    """Does something right after a step of the next training, whose steps are calls of their own."""
 
     def plan(wanted, action):
         original = Progress.update
+        monkeypatch.setattr(loop, "_CALL", 0.0)
 
         def update(self, step):
             original(self, step)

@@ -138,7 +138,7 @@ def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
         start_lr=1e-3, basis=None, ema_decay=0.75, swa=None,
     )  # fmt: skip
     group, indices = problem.train.locate(2, np.array([0]))
-    state, errors = step(state, frozen, group, indices)
+    state, errors = step(state, frozen, group, [indices])
     loss, gradient = loss_and_gradient(merge(trained, frozen), 2, [0])
     for name, leaf in state.trained.items():
         expected = trained[name] - 1e-3 * scales[name] * gradient[name]
@@ -152,5 +152,31 @@ def test_a_step_goes_down_the_gradient(problem, loss_and_gradient):
     mixed, indices = problem.train.locate(0, np.array([0, 1]))
     broken = dataclasses.replace(mixed, positions=mixed.positions.at[indices[1]].set(jnp.nan))
     for _ in range(2):
-        state, _ = step(state, frozen, broken, indices)
+        state, _ = step(state, frozen, broken, [indices])
         assert state.failed.tolist() == [2, 1]  # the step, and the place of the frame in its batch
+
+
+def test_steps_of_one_call_are_those_of_several(problem):
+    """Bit for bit, however many are done in a call."""
+    trained, frozen = partition(problem.params, learning_rate_scales(problem.params, ()))
+    optimizer = build(SGD(), dict.fromkeys(trained, 1.0))
+    step = make_step(
+        problem.model, LOSS, optimizer, lambda done: 1e-3 / (1.0 + done),
+        start_lr=1e-3, basis=None, ema_decay=None, swa=None, one_shape=True,
+    )  # fmt: skip
+    frames, _ = problem.train.locate(0, np.array([0]))
+    batches = [np.array([k % 3, (k + 1) % 3], np.int32) for k in range(7)]
+    ends = []
+    for sizes in ([7], [2, 1, 4], [1] * 7):
+        state, left = TrainState(
+            step=jnp.zeros((), jnp.int32), trained=jax.tree.map(jnp.copy, trained), optimizer=optimizer.init(trained),
+            failed=jnp.full(2, -1, jnp.int32), ema=None, swa=None, sums=None,
+        ), list(batches)  # fmt: skip
+        for n in sizes:
+            state, errors = step(state, frozen, frames, left[:n])
+            left = left[n:]
+        ends.append(jax.tree.leaves((state, errors)))
+    assert int(ends[0][0]) == len(batches)
+    for other in ends[1:]:
+        for a, b in zip(ends[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
