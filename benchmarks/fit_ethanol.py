@@ -35,7 +35,7 @@ def main() -> None:
     """Print a table of errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 10, 20, 50, 100, 200])
-    parser.add_argument("--steps", type=int, default=10000, help="Of the networks.")
+    parser.add_argument("--steps", type=int, default=20000, help="Of the networks.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
@@ -92,8 +92,8 @@ def network_input(method: str, systems: str, steps: int, seed: int, n_frames: in
     """The training of the networks."""
     given = json.loads((DATA / "input.json").read_text())
     deep = {**given["model"], "type": "standard"}
-    deep["descriptor"] |= {"seed": seed}
-    deep["fitting_net"] |= {"seed": seed}
+    deep["descriptor"] |= {"seed": seed, "precision": "float32"}
+    deep["fitting_net"] |= {"seed": seed, "precision": "float32"}
     given["model"] = deep
     if method != "dp":
         files = [str(Path(systems).parent / "xml" / "fitted" / "ethanol.xml")]
@@ -101,7 +101,8 @@ def network_input(method: str, systems: str, steps: int, seed: int, n_frames: in
         given["model"] = {"type": "sum", "models": [xml, deep]}
     if method == "joint":
         given["parameters"] = {**json.loads((DATA / "gaff.json").read_text())["parameters"], "prior_weight": 1e-3}
-    given["learning_rate"] = {"type": "exp", "start_lr": 1e-3, "stop_lr": 1e-5, "decay_steps": max(1, steps // 200)}
+    given["learning_rate"] = {"type": "exp", "start_lr": 3e-3, "stop_lr": 1e-6, "decay_steps": max(1, steps // 200)}
+    given["loss"] |= {"limit_pref_f": 100}  # the force is what is compared
     given["training"] |= {
         "training_data": {"systems": [systems], "batch_size": min(8, n_frames)},
         "validation_data": {"systems": [str(DATA / "valid" / "300K")], "batch_size": 42},
