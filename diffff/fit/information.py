@@ -3,12 +3,15 @@
 With residuals r, free variables v, J = dr/dv, the priors' P = d(prior residuals)/dv, and the weights w that residuals
 have beside their sigmas (`diffff.fit.noise`; W = diag w, of c constants fitted along with the numbers),
 
-    F = J^T J / s^2 + P^T P,   cov(v) = F^-1 (J^T W J / s^2 + P^T P) F^-1,   cov(x) = (dx/dv) cov(v) (dx/dv)^T
-    s^2 = |r|^2 / (tr W - c - tr((J^T J + P^T P)^-1 J^T W J))
+    F = J^T J + P^T P,   cov(v) = F^-1 (s^2 J^T W J + P^T P) F^-1,   cov(x) = (dx/dv) cov(v) (dx/dv)^T
+    s^2 = |r|^2 / (tr W - c - tr(F^-1 J^T W J))
 
-so that, without weights, cov(v) = F^-1. A weight says how much a frame is to count, not that its label has less noise:
-the noise of a label is s times its sigma, whatever its weight. s^2 brings the sigmas to what the residuals show; it is
-not applied to what the priors know.
+F is the curvature of the objective that is minimised: it says by how much the end of the fit answers to noise of the
+data and to what the means of the priors are off. The noise of a label is s times its sigma, as the residuals show it;
+what a prior's mean may be off by is the prior's sigma. So, where s is 1 and there are no weights, cov(v) = F^-1; where
+s is not 1, priors count more or less than they should, and the errors are those of the fit that has been made, not of
+the better one with other sigmas. A weight says how much a frame is to count, not that its label has less noise.
+s^2 is without bias if there are no priors, or if it is 1.
 
 Directions that neither data nor priors determine belong to eigenvalues of C = D^-1/2 F D^-1/2, D = diag(F), below
 ``rank_tolerance``. C has ones on its diagonal, so that this does not depend on the scales of the variables. A number
@@ -29,6 +32,7 @@ from diffff.fit.free import Free
 
 RANK_TOLERANCE = 1e-10
 _EXACT = 1e-6  # residuals in units of their sigmas, below which rounding is all that they show
+_FAR = 2.0  # factor between sigmas and residuals, from which on priors count for something else
 _MOVES = 0.05  # share of what a number moves that lies in unknown directions, above which it is unknown
 
 
@@ -54,7 +58,8 @@ class Known(NamedTuple):
     Attributes:
         values: shape ``(n_numbers,)``.
         errors: standard errors, shape ``(n_numbers,)``; inf where the data determine nothing.
-        informed: shape ``(n_numbers,)``, from 0, all that is known is the prior, to 1, all is from the data.
+        informed: shape ``(n_numbers,)``, the weight of the data in the number, J^T J against P^T P: from 0, it is all
+            the prior's, to 1, it is all from the data.
         eigenvalues: of J^T J, ascending, shape ``(n_free,)``.
         directions: its eigenvectors, see `directions_of`, shape ``(n_free, n_numbers)``.
         scatter: s, 1 if the sigmas of the targets are what the residuals show.
@@ -89,6 +94,18 @@ class Known(NamedTuple):
         last = len(self.eigenvalues) - 1
         return [self._combination(last - k, labels) for k in range(min(number, last + 1))]
 
+    def unbalanced(self, priors: Sequence[float] | np.ndarray) -> str | None:
+        """What is to be told of priors, ``1 / sigma (n_numbers,)``, beside data whose sigmas are not right."""
+        if not np.any(np.asarray(priors) > 0.0) or 1.0 / _FAR <= self.scatter <= _FAR:
+            return None
+        square = max(self.scatter, _EXACT) ** 2
+        how = f"{square:.3g} times less" if square > 1.0 else f"{1.0 / square:.3g} times more"
+        return (
+            f"residuals scatter {self.scatter:.2g} times the sigmas of the section loss, so priors count {how} than they "
+            f"say. The error bars allow for it; a better fit has sigmas in the loss that are {self.scatter:.2g} times "
+            "as large."
+        )
+
     def relative_eigenvalues(self) -> np.ndarray:
         """The eigenvalues over the largest, ascending, shape ``(n_free,)``."""
         return self.eigenvalues / (self.eigenvalues.max(initial=0.0) or 1.0)
@@ -121,13 +138,12 @@ def known(
     sizes, values_of, vectors = _scaled(normal.data + of_priors, rank_tolerance)
     sure = values_of > rank_tolerance
     basis = vectors[:, sure] / sizes[:, None]
-    left = normal.n - np.sum(np.diag(basis.T @ normal.noise @ basis) / values_of[sure])
+    inverse = (basis / values_of[sure]) @ basis.T
+    left = normal.n - np.sum(inverse * normal.noise)
     scatter = float(np.sqrt(normal.square / left)) if left > 0.5 else 1.0
-    of_data, of_noise = (matrix / max(scatter, _EXACT) ** 2 for matrix in (normal.data, normal.noise))
-    inverse = basis @ np.linalg.inv(basis.T @ (of_data + of_priors) @ basis) @ basis.T
     to_numbers = number_jacobian @ inverse
-    covariance = to_numbers @ (of_noise + of_priors) @ to_numbers.T
-    by_data, by_priors = (np.sum((to_numbers @ one) * to_numbers, axis=1) for one in (of_data, of_priors))
+    covariance = to_numbers @ (max(scatter, _EXACT) ** 2 * normal.noise + of_priors) @ to_numbers.T
+    by_data, by_priors = (np.sum((to_numbers @ one) * to_numbers, axis=1) for one in (normal.data, of_priors))
     moved = number_jacobian / sizes
     loose = np.linalg.norm(moved @ vectors[:, ~sure], axis=1) > _MOVES * np.linalg.norm(moved, axis=1)
     total = np.where(by_data + by_priors > 0.0, by_data + by_priors, 1.0)

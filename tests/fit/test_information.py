@@ -1,8 +1,11 @@
 """Error bars of a fit: those of a straight line, coverage under noise, and directions that no data determine."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.optimize import least_squares
 
 from diffff.fit.combinations import in_words
@@ -175,3 +178,56 @@ def test_combinations_are_named_where_numbers_have_no_bounds():
     jacobian = np.vstack([np.diag([10.0, 1.0]) @ turn, np.zeros((8, 2))])
     found = known(normal_of(np.ones(10), jacobian), np.diag([400.0, 1.0]), np.zeros(2), np.zeros(2))
     assert [one.words for one in found.sloppy(["a", "b"])] == ["b", "a"]
+
+
+def straight(rng, scatter, n_draws, sigma=3.0):
+    """Fits of a line and a third number, all with priors of the sigma 1, to data of which the sigmas are not right.
+
+    Yields the deviations of each fit from the truth, and what it says of itself.
+    """
+    x = np.linspace(0.0, 1.0, 60)
+    design = np.stack([np.ones_like(x), x - 0.5, 0.2 * (x - 0.5) ** 2], axis=1) / sigma
+    slopes = np.linalg.solve(design.T @ design + np.eye(3), design.T)
+    for _ in range(n_draws):
+        truth = rng.normal(size=3)  # the priors, of the mean 0, are right
+        y = design @ truth + scatter * rng.normal(size=60)
+        found = slopes @ y
+        yield found - truth, known(normal_of(design @ found - y, design), np.eye(3), np.ones(3), found)
+
+
+@pytest.mark.parametrize("scatter", [0.1, 1.0, 5.0])
+def test_error_bars_beside_priors_hold_whatever_the_sigmas_were_guessed(scatter):
+    """Over many draws of truth and noise the root mean squares of deviations are those that are told."""
+    off, told = zip(*straight(np.random.default_rng(10), scatter, 1000), strict=True)
+    rms = np.sqrt(np.mean(np.square(off), axis=0))
+    errors = np.sqrt(np.mean([one.errors**2 for one in told], axis=0))
+    np.testing.assert_allclose(errors, rms, rtol=0.1)
+    np.testing.assert_allclose(np.mean([one.scatter for one in told]), scatter, atol=0.03, rtol=0.03)
+    assert 0.9 > told[0].informed[0] > told[0].informed[1] > told[0].informed[2] and told[0].informed[2] < 0.01
+
+
+def test_error_bars_with_weights_and_priors_are_those_of_noise():
+    """Of a mean with the weights w and a prior of sigma 1: ``(s^2 sum w^2 + 1) / (sum w + 1)^2``."""
+    rng, off, errors = np.random.default_rng(11), [], []
+    w = np.exp(-rng.exponential(2.0, size=40))
+    w *= 0.2 / w.mean()
+    for _ in range(1000):
+        y = (truth := rng.normal()) + 2.0 * rng.normal(size=40)
+        mean = w @ y / (w.sum() + 1.0)
+        normal = normal_of(np.sqrt(w) * (mean - y), np.sqrt(w)[:, None], w)
+        off.append(mean - truth)
+        errors.append(known(normal, np.eye(1), np.ones(1), np.array([mean])).errors[0])
+    expected = np.sqrt(4.0 * np.sum(w**2) + 1.0) / (w.sum() + 1.0)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(errors))), expected, rtol=0.03)
+    np.testing.assert_allclose(np.std(off), expected, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scatter", "told"),
+    [(5.1, "5.1 times the sigmas .* priors count 26 times less"), (0.2, "priors count 25 times more")],
+)
+def test_priors_beside_sigmas_that_are_not_right_are_told(scatter, told):
+    found = known(Normal(np.eye(1), np.eye(1), 99.0 * scatter**2, 100.0), np.eye(1), np.zeros(1), np.zeros(1))
+    assert re.search(told, found.unbalanced([0.0, 3.0]) or "")
+    assert found.unbalanced([0.0]) is None
+    assert found._replace(scatter=1.9).unbalanced([3.0]) is None
