@@ -43,6 +43,7 @@ def read_frames(
     units: Units = "eV/Angstrom",
     check_units: bool = True,
     targets: Sequence[str] = tuple(UNITS),
+    relative: bool = True,
     rglob_patterns: Sequence[str] | None = None,
 ) -> list[FitSystem]:
     """Systems of one topology, with the labels that they have.
@@ -69,8 +70,9 @@ def read_frames(
         part: makes the potential of the topology of a fragment, ``lambda top: field.create_potential(top)``; without it
             interaction energies are read, but cannot be predicted.
         units: of the files.
-        check_units: whether to refuse what `require_plausible` finds to be in another unit.
+        check_units: whether to refuse what `require_plausible` finds to be in another unit, sign or order.
         targets: what is going to be compared; labels of others may lack what they need, and are in any unit.
+        relative: whether energies are going to be compared up to a constant.
         rglob_patterns: take only the directories below a path that match one of these.
 
     Raises:
@@ -82,7 +84,7 @@ def read_frames(
     part = part if "interaction" in targets else None
     found = [_converted(system, topology, type_map, potential, params, part) for system in systems]
     for system in found if check_units else ():
-        require_plausible(system, params, topology, units, targets)
+        require_plausible(system, params, topology, units, targets, relative=relative)
     return found
 
 

@@ -101,9 +101,8 @@ class Known(NamedTuple):
         square = max(self.scatter, _EXACT) ** 2
         how = f"{square:.3g} times less" if square > 1.0 else f"{1.0 / square:.3g} times more"
         return (
-            f"residuals scatter {self.scatter:.2g} times the sigmas of the section loss, so priors count {how} than they "
-            f"say. The error bars allow for it; a better fit has sigmas in the loss that are {self.scatter:.2g} times "
-            "as large."
+            f"residuals scatter {self.scatter:.2g} times the sigmas of the section loss, so priors count {how} than "
+            f"they say. The error bars allow for it; a better fit has sigmas {self.scatter:.2g} times as large."
         )
 
     def relative_eigenvalues(self) -> np.ndarray:

@@ -108,7 +108,7 @@ class _Models:
     """The model of the input for every topology that the data have."""
 
     def __init__(self, given: FitInput, folder: Path) -> None:
-        self._given, self._folder, self._targets = given.model, folder, given.loss.targets
+        self._given, self._folder, self._loss = given.model, folder, given.loss
         self.field = given.force_field.force_field(folder)
         self.topologies = Topologies(given.force_field.topology, folder, given.force_field.extra_particles)
         self._bounds: dict[int, Bound] = {}
@@ -139,7 +139,8 @@ class _Models:
                 part=lambda topology: self._made(_without_positions(topology)).potential,
                 units=data.units,
                 check_units=data.check_units,
-                targets=self._targets,
+                targets=self._loss.targets,
+                relative=self._loss.relative,
             )
         return found
 

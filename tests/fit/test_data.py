@@ -223,6 +223,83 @@ def test_small_forces_of_relaxed_frames_are_no_other_unit(tmp_path):
     read_frames(str(folder), topology, field.create_potential(topology), field.params())
 
 
+def ethanol_with_field():
+    """The topology of ethanol, its potential, and its parameters."""
+    topology = app.PDBFile(str(ROOT / "data/ethanol/ethanol.pdb")).topology
+    field = ForceField(ROOT / "data/ethanol/ethanol.xml")
+    return topology, field.create_potential(topology), field.params()
+
+
+def test_gradients_are_no_forces(tmp_path):
+    """Whatever their unit is, but not if they are few and small, as where the reference has relaxed a frame."""
+    given = ethanol_with_field()
+    path = str(ethanol(tmp_path / "wrong", force=-1.0))
+    with pytest.raises(
+        InputError, match=r"forces of the labels point against .* cosine of -0.9\d .* are they gradients"
+    ):
+        read_frames(path, *given)
+    with pytest.raises(InputError, match=r"point against"):
+        read_frames(str(ethanol(tmp_path / "twice", force=-1.0 / 964.0)), *given)
+    read_frames(path, *given, check_units=False)
+    read_frames(path, *given, targets=("energy",))
+    few = ethanol(tmp_path / "few", force=-1e-4)
+    for name in ("coord", "force", "energy"):
+        np.save(few / f"set.000/{name}.npy", np.load(few / f"set.000/{name}.npy")[:1])
+    read_frames(str(few), *given)
+
+
+@pytest.mark.parametrize("label", ["dipole", "esp"])
+def test_charges_of_the_other_sign(tmp_path, label):
+    write_dimer(tmp_path, (units.NM_PER_ANGSTROM, units.KJ_PER_MOL_PER_EV))
+    path = tmp_path / f"set.000/{label}.npy"
+    np.save(path, -np.load(path))
+    with pytest.raises(
+        InputError, match=r"labels point against .* with a cosine of -1\.00 .* if they are right, switch"
+    ):
+        read_dimer(tmp_path)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (3, 8)])
+def test_atoms_in_another_order(tmp_path, one, other):
+    """Two carbons, or hydrogens of carbon and oxygen, in each other's place: some bond is off in every frame."""
+    given, folder = ethanol_with_field(), ethanol(tmp_path)
+    for name in ("coord", "force"):
+        path = folder / f"set.000/{name}.npy"
+        values = np.load(path).reshape(5, 9, 3)
+        values[:, [one, other]] = values[:, [other, one]]
+        np.save(path, values.reshape(5, -1))
+    told = rf"atoms (?=.*\b({one}|{other})\b)\d \(\w\) and \d \(\w\) are bonded in the topology .* in the order of"
+    with pytest.raises(InputError, match=told):
+        read_frames(str(folder), *given)
+
+
+def test_a_bond_that_breaks_is_in_order(tmp_path):
+    """In one frame it is as it should be."""
+    given, folder = ethanol_with_field(), ethanol(tmp_path, force=0.0, energy=0.0)
+    path = folder / "set.000/coord.npy"
+    x = np.load(path).reshape(5, 9, 3)
+    oxygen = next(k for k, atom in enumerate(given[0].atoms()) if atom.element.symbol == "O")
+    (h,) = (b.index for a, b in given[0].bonds() if a.index == oxygen and b.element.symbol == "H")
+    away = x[:, h] - x[:, oxygen]
+    x[1:, h] += away[1:] * np.arange(1.0, 5.0)[:, None]
+    np.save(path, x.reshape(5, -1))
+    read_frames(str(folder), *given)
+
+
+def test_total_energies_are_no_energies_of_a_force_field(tmp_path):
+    """They are 30 000 kJ/mol from them, unless a constant is free."""
+    given, folder = ethanol_with_field(), str(ethanol(tmp_path))
+    with pytest.raises(
+        InputError, match=r"energies of the labels are -29\d{3} kJ/mol on the average, .*relative true"
+    ):
+        read_frames(folder, *given, relative=False)
+    read_frames(folder, *given, relative=False, targets=("force",))
+    read_frames(folder, *given, relative=False, check_units=False)
+    path = tmp_path / "set.000/energy.npy"
+    np.save(path, np.load(path) - np.load(path).mean())
+    read_frames(folder, *given, relative=False)
+
+
 def test_a_folder_stands_for_itself_alone(tmp_path):
     topology = app.PDBFile(str(ROOT / "data/ethanol/ethanol.pdb")).topology
     field = ForceField(ROOT / "data/ethanol/ethanol.xml")
