@@ -82,20 +82,33 @@ def read_frames(
     type_map = data_type_map(paths, rglob_patterns)
     systems = read_systems(paths, type_map, rglob_patterns=rglob_patterns, labels=tuple(_LABELS), units=units)
     part = part if "interaction" in targets else None
-    found = [_converted(system, topology, type_map, potential, params, part) for system in systems]
+    found = [fit_system(system, topology, type_map, potential, params, part) for system in systems]
     for system in found if check_units else ():
         require_plausible(system, params, topology, units, targets, relative=relative)
     return found
 
 
-def _converted(
+def fit_system(
     system: System,
     topology: Any,
     type_map: Sequence[str],
     potential: Potential,
     params: Params,
-    part: Callable[[Any], Potential] | None,
+    part: Callable[[Any], Potential] | None = None,
 ) -> FitSystem:
+    """A system as a fit sees it.
+
+    Args:
+        system: with none but labels of `read_frames`.
+        topology: see `read_frames`, as potential, params and part.
+        type_map: names of its types.
+        potential: for the topology.
+        params: parameters at the start.
+        part: makes the potential of the topology of a fragment.
+
+    Raises:
+        InputError: see `read_frames`.
+    """
     n_atoms, own = topology.getNumAtoms(), atoms_in_files(system, symbols_of(topology), type_map)
     real = np.array([k for k, symbol in enumerate(symbols_of(topology)) if symbol is not None], int)
     x = np.zeros((system.n_frames, n_atoms, 3))

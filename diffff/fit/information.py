@@ -94,9 +94,9 @@ class Known(NamedTuple):
         last = len(self.eigenvalues) - 1
         return [self._combination(last - k, labels) for k in range(min(number, last + 1))]
 
-    def unbalanced(self, priors: Sequence[float] | np.ndarray) -> str | None:
+    def unbalanced(self, priors: np.ndarray) -> str | None:
         """What is to be told of priors, ``1 / sigma (n_numbers,)``, beside data whose sigmas are not right."""
-        if not np.any(np.asarray(priors) > 0.0) or 1.0 / _FAR <= self.scatter <= _FAR:
+        if not np.any(priors > 0.0) or 1.0 / _FAR <= self.scatter <= _FAR:
             return None
         square = max(self.scatter, _EXACT) ** 2
         how = f"{square:.3g} times less" if square > 1.0 else f"{1.0 / square:.3g} times more"

@@ -46,6 +46,7 @@ class _Check(NamedTuple):
     size: float = 0.0
 
 
+_ALONG = 0.7  # cosine between labels and a force field that is all of them but for its errors, or more
 _AGAINST = -0.5  # cosine between labels and force field, below which the sign is the other one
 _ASSUMED = ("eV/Angstrom", "kJ/mol/nm")
 _CHECKS = {
@@ -124,7 +125,7 @@ def require_plausible(
                 "switch this check off by check_units."
             )
         is_off = (ratio / check.factors[0], 1.0 / (ratio * check.factors[1]))
-        least = check.along if whole else np.maximum(check.along, 0.5)  # what a part leaves out may be any size
+        least = check.along if whole else (_ALONG, check.along[1])
         if any(off > 1.0 and along > one for off, one in zip(is_off, least, strict=True)):
             raise InputError(
                 f"{system.name}: the {check.what} of the labels are {ratio:.3g} times those of the force field at the "

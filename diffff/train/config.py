@@ -324,6 +324,18 @@ class Input(Spec):
         return self
 
     @model_validator(mode="after")
+    def _has_units_to_check(self) -> Self:
+        if self.force_field is None:
+            for key in ("training_data", "validation_data"):
+                data = getattr(self.training, key)
+                if data is not None and data.check_units is not None:
+                    raise ValueError(
+                        f"training.{key}.check_units: labels are compared with a force field, and the model has none; "
+                        "remove the key"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _has_factors_to_shorten(self) -> Self:
         nets = {"descriptor": self.deep.descriptor, "fitting_net": self.deep.fitting_net}
         double = [name for name, net in nets.items() if net.precision != "float32"]

@@ -111,6 +111,8 @@ class Data(Spec):
     "Takes only directories that match one of these."
     units: Literal["eV/Angstrom", "kJ/mol/nm"] = "eV/Angstrom"
     "Of positions, boxes and labels in the files: eV and Å, or kJ/mol and nm."
+    check_units: bool | None = None
+    "Compares bonds and labels with what the force field of a sum expects, and refuses those in another unit or order."
     batch_size: BatchSize = "auto"
     'Frames per batch: a number, a list (one per system), "auto[:N]", "max:N", "filter:N".'
     auto_prob: Annotated[str, AfterValidator(_prob_text)] = "prob_sys_size"

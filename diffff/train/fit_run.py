@@ -74,7 +74,7 @@ def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Pat
     for how, combinations in (("best", done.stiff()), ("least", done.sloppy())):
         if combinations:
             logger.info("determined %s by the data: %s", how, "; ".join(combinations))
-    if unbalanced := done.known.unbalanced(problem.free.prior_weights):
+    if unbalanced := done.known.unbalanced(np.asarray(problem.free.prior_weights)):
         logger.warning("%s", unbalanced)
     if not done.converged:
         logger.warning("no minimum yet after %d steps; raise numb_steps and go on with --restart", done.n_steps)

@@ -4,7 +4,7 @@ Where none of its numbers move, its energies, forces and virials are taken from 
 trained on what is left. Where some move, they are computed in each step and have gradients of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from diffff import units
 from diffff.data.systems import System
 from diffff.errors import InputError
 from diffff.files import in_place_of
-from diffff.fit.data import atoms_in_files, frame_lists, require_whole_frames
+from diffff.fit.data import atoms_in_files, fit_system, frame_lists, require_whole_frames
 from diffff.fit.free import Free, free_of, residues_of
 from diffff.fit.parameters import Parameters
+from diffff.fit.plausible import require_plausible, sampled
 from diffff.fit.rules import Numbers
 from diffff.frontend.forcefield import ForceField
 from diffff.neighbors import Neighbors
@@ -31,6 +32,7 @@ GROUP, LEAF = "ForceField", "free"
 FREE = f"{GROUP}/{LEAF}"
 """Path of the free variables among the leaves that are trained."""
 _AT_ONCE = 256  # frames
+_LABELS = ("energy", "force", "virial")  # that it has a part in
 
 
 @pytree
@@ -149,6 +151,30 @@ class ForceFieldPart:
         ]
         return found, free_of(params, found, parameters.ties, residues)
 
+    def require_plausible(self, system: System, assumed: str, targets: Collection[str]) -> None:
+        """Refuse labels that the force field says are in another unit or of another sign, and atoms in another order.
+
+        Args:
+            system: as it has been read.
+            assumed: the unit of its files.
+            targets: the labels that matter.
+
+        Raises:
+            InputError: see `diffff.fit.plausible`.
+        """
+        frames, topology = sampled(system.n_frames), self.structure(system).topology
+        some = replace(
+            system,
+            positions=system.positions[frames],
+            boxes=None if system.boxes is None else system.boxes[frames],
+            labels={name: values[frames] for name, values in system.labels.items() if name in _LABELS},
+        )
+        # the size of the labels is that of the physics, whatever the weight
+        potential, params = replace(self.potential(self.structure(system)), weights=()), self.field.params()
+        frames_of_fit = fit_system(some, topology, self.type_map, potential, params)
+        wanted = [name for name in _LABELS if name in targets]
+        require_plausible(frames_of_fit, params, topology, assumed, wanted, whole=False)
+
     def require_apart(self, folder: Path) -> None:
         """Refuse a directory for trained files in which those are that were read."""
         if taken := in_place_of(self.field.places_in(folder), [document.path for document in self.field.documents]):
@@ -197,7 +223,7 @@ class ForceFieldPart:
                 f"{system.name}: {min(other)} is for single atoms, but a force field has no energy of them."
             )
         base, params = self.frames([system]), self.field.params() if params is None else params
-        found: dict[str, list[np.ndarray]] = {"energy": [], "force": [], "virial": []}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in _LABELS}
         zero = np.zeros((system.n_frames, 3, 3))
         boxes = zero if system.boxes is None else system.boxes
         for first in range(0, system.n_frames, _AT_ONCE):

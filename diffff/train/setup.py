@@ -183,6 +183,11 @@ def _on_force_field(
         return None, train, train, valid
     xml, weight = given.force_field
     part = ForceFieldPart.read(xml, weight, type_map, folder)
+    targets = {label for term in given.loss.terms for label in given.loss.labels(term)}
+    for data, systems in ((given.training.training_data, train), (given.training.validation_data, valid)):
+        if data is not None and data.check_units is not False:
+            for system in systems:
+                part.require_plausible(system, data.units, targets)
     learned = [part.without(system) for system in train]
     if given.parameters is not None:
         found, free = part.moves(given.parameters, [*train, *valid])

@@ -289,9 +289,7 @@ def test_a_bond_that_breaks_is_in_order(tmp_path):
 def test_total_energies_are_no_energies_of_a_force_field(tmp_path):
     """They are 30 000 kJ/mol from them, unless a constant is free."""
     given, folder = ethanol_with_field(), str(ethanol(tmp_path))
-    with pytest.raises(
-        InputError, match=r"energies of the labels are -29\d{3} kJ/mol on the average, .*relative true"
-    ):
+    with pytest.raises(InputError, match=r"energies of the labels are -29\d{3} kJ/mol on the average, .*relative true"):
         read_frames(folder, *given, relative=False)
     read_frames(folder, *given, relative=False, targets=("force",))
     read_frames(folder, *given, relative=False, check_units=False)

@@ -1,6 +1,7 @@
 """Networks on force fields: what the network learns, gradients of rows and weights, restart, the sum in use."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +240,53 @@ def test_parameters_without_a_force_field_are_refused(folder):
     given["model"] = NETWORK
     with pytest.raises(InputError, match="they are of a force field, and the model has none"):
         read_input(write_input(folder, given))
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_data_in_another_unit_or_of_another_sign_are_refused(folder, moving):
+    """Whatever the weight of the force field is, in training and in validation data."""
+    given = sum_input(**({"parameters": MOVING} if moving else {}))
+    given["model"]["weights"] = [0.02, 1.0]
+    (folder / "mol.xml").write_text(perturbed(0.01, seed=1))
+    x, force = (folder / f"train/set.000/{name}.npy" for name in ("coord", "force"))
+    right, gradients = write_input(folder, given), -np.load(force)
+    np.save(force, -gradients / units.EV_PER_KJ_PER_MOL)  # those of kJ/mol/Å
+    with pytest.raises(
+        InputError, match=r"train: the forces of the labels are \S+ times .* that of kJ/mol/Å read as eV/Å"
+    ):
+        start(right, output=folder / "out.json")
+    np.save(force, gradients)
+    with pytest.raises(InputError, match=r"train: the forces of the labels point against"):
+        start(right, output=folder / "out.json")
+    np.save(force, -gradients)
+    write_data(folder / "valid", 4, seed=3)
+    np.save(folder / "valid/set.000/coord.npy", 0.1 * np.load(x)[:4])
+    given["training"]["validation_data"] = {"systems": ["valid"], "units": "kJ/mol/nm"}
+    with pytest.raises(
+        InputError, match=r"valid: the forces of the labels are \S+ times .* that of eV/Å read as kJ/mol/nm"
+    ):
+        problem_of(folder, given)
+    given["training"]["validation_data"]["check_units"] = False
+    problem_of(folder, given)
+
+
+def test_labels_may_be_much_more_than_their_force_field(folder):
+    """That of angles alone, which are softer than bonds, and bend across them; a fit of it would be refused."""
+    soft = re.sub(r'(<Bond .* k=)"[^"]*"', r'\1"0"', XML).replace('k="418.4"', 'k="42"').replace('k="292.9"', 'k="29"')
+    (folder / "mol.xml").write_text(soft)
+    problem_of(folder, sum_input())
+    topology, field = app.PDBFile("mol.pdb").topology, ForceField(folder / "mol.xml")
+    with pytest.raises(InputError, match=r"forces of the labels are \S+ times"):
+        read_frames("train", topology, field.create_potential(topology), field.params())
+
+
+def test_units_are_checked_by_a_force_field_only(folder):
+    given = sum_input(model=NETWORK)
+    given["training"]["training_data"]["check_units"] = True
+    with pytest.raises(
+        InputError, match=r"training\.training_data\.check_units: .* the model has none; remove the key"
+    ):
+        start(write_input(folder, given), output=folder / "out.json")
 
 
 def test_another_order_of_atoms_is_refused(folder):
