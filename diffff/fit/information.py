@@ -29,6 +29,7 @@ import numpy as np
 
 from diffff.fit.combinations import Combination, directions_of, in_words
 from diffff.fit.free import Free
+from diffff.fit.standing import UNKNOWN, standing_of
 
 RANK_TOLERANCE = 1e-10
 _EXACT = 1e-6  # residuals in units of their sigmas, below which rounding is all that they show
@@ -64,6 +65,7 @@ class Known(NamedTuple):
         directions: its eigenvectors, see `directions_of`, shape ``(n_free, n_numbers)``.
         scatter: s, 1 if the sigmas of the targets are what the residuals show.
         covariance: of the numbers, shape ``(n_numbers, n_numbers)``, without the directions nothing is known of.
+        standing: of each number what is to be told in the place of its error, or "", see `standing_of`.
     """
 
     values: np.ndarray
@@ -73,26 +75,29 @@ class Known(NamedTuple):
     directions: np.ndarray
     scatter: float
     covariance: np.ndarray
+    standing: tuple[str, ...]
 
     def table(self, labels: Sequence[str], begun: np.ndarray) -> str:
         """A line for each number: value at the start, value, standard error, and how much of it is from the data."""
         width = max(map(len, labels), default=0)
         lines = [f"{'':{width}s} {'start':>12s} {'value':>12s} {'error':>10s} {'from data':>9s}"]
-        for label, start, value, error, share in zip(
-            labels, begun, self.values, self.errors, self.informed, strict=True
+        for label, start, value, error, share, standing in zip(
+            labels, begun, self.values, self.errors, self.informed, self.standing, strict=True
         ):
-            how = f"{error:10.2g} {share:9.0%}" if np.isfinite(error) else f"{'not determined':>20s}"
+            how = f"{standing:>20s}" if standing else f"{error:10.2g} {share:9.0%}"
             lines.append(f"{label:{width}s} {start:12.6g} {value:12.6g} {how}")
         return "\n".join(lines)
 
     def sloppy(self, labels: list[str], number: int = 3) -> list[Combination]:
-        """The combinations that the data determine least, the loosest first."""
-        return [self._combination(k, labels) for k in range(min(number, len(self.eigenvalues)))]
+        """The combinations that the data determine least, the loosest first; none of those of `stiff`."""
+        n = len(self.eigenvalues)
+        most = max(n - n // 2, n - self._n_determined())
+        return [self._combination(k, labels) for k in range(min(number, most))]
 
     def stiff(self, labels: list[str], number: int = 3) -> list[Combination]:
-        """The combinations that the data determine best, the stiffest first."""
-        last = len(self.eigenvalues) - 1
-        return [self._combination(last - k, labels) for k in range(min(number, last + 1))]
+        """The combinations that the data determine best, the stiffest first: half of all at most, none unknown."""
+        n = len(self.eigenvalues)
+        return [self._combination(n - 1 - k, labels) for k in range(min(number, n // 2, self._n_determined()))]
 
     def unbalanced(self, priors: np.ndarray) -> str | None:
         """What is to be told of priors, ``1 / sigma (n_numbers,)``, beside data whose sigmas are not right."""
@@ -108,6 +113,10 @@ class Known(NamedTuple):
     def relative_eigenvalues(self) -> np.ndarray:
         """The eigenvalues over the largest, ascending, shape ``(n_free,)``."""
         return self.eigenvalues / (self.eigenvalues.max(initial=0.0) or 1.0)
+
+    def _n_determined(self) -> int:
+        """How many combinations the data tell anything of."""
+        return int(np.sum(self.relative_eigenvalues() > RANK_TOLERANCE))
 
     def _combination(self, k: int, labels: list[str]) -> Combination:
         return Combination(float(self.relative_eigenvalues()[k]), in_words(self.directions[k], labels))
@@ -155,6 +164,7 @@ def known(
         directions=directions,
         scatter=scatter,
         covariance=covariance,
+        standing=tuple(UNKNOWN if one else "" for one in loose),
     )
 
 
@@ -163,7 +173,11 @@ def known_at(normal: Normal, free: Free, v: np.ndarray) -> Known:
     at = jnp.asarray(v)
     by_number, values = np.asarray(jax.jacfwd(free.numbers)(at)), np.asarray(free.numbers(at))
     ties = None if free.ties is None else np.asarray(free.ties)
-    return known(normal, by_number, np.asarray(free.prior_weights), values, ties)
+    found = known(normal, by_number, np.asarray(free.prior_weights), values, ties)
+    at_start = np.asarray(free.scales) * (1.0 if ties is None else np.linalg.norm(ties, axis=1))
+    slopes = np.linalg.norm(by_number, axis=1) / np.where(at_start > 0.0, at_start, 1.0)
+    bounds = np.asarray(free.lower), np.asarray(free.upper)
+    return found._replace(standing=standing_of(values, found.errors, slopes, bounds, ties))
 
 
 def _scaled(matrix: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from diffff.fit.information import Known
 from diffff.fit.rules import Numbers
+from diffff.fit.standing import UNKNOWN
 
 _N_DIGITS = 12  # beyond which a decimal is no longer legible
 
@@ -24,8 +25,8 @@ def notes_of(known: Known, found: Sequence[Numbers]) -> dict[str, list[str | Non
             continue
         of_path = texts.setdefault(some.path, [None] * math.prod(some.shape))
         columns = zip(some.index, known.values[here], known.errors[here], known.informed[here], strict=True)
-        for i, value, error, informed in columns:
-            of_path[i] = _note(float(value), float(error), float(informed))
+        for (i, value, error, informed), standing in zip(columns, known.standing[here], strict=True):
+            of_path[i] = _note(float(value), float(error), float(informed), standing)
     return texts
 
 
@@ -46,10 +47,10 @@ def with_error(value: float, error: float) -> tuple[str, str]:
     return f"{value:.{decimals}f}", f"{round(error, least):.{max(least, 0)}f}"
 
 
-def _note(value: float, error: float, informed: float) -> str:
-    if not math.isfinite(error):
-        return "not determined"
-    if error == 0.0:
-        return f"{value:.8g} (held by a tie)"
+def _note(value: float, error: float, informed: float, standing: str) -> str:
+    if standing == UNKNOWN:
+        return UNKNOWN
+    if standing:
+        return f"{value:.8g} ({standing})"
     number, bar = with_error(value, error)
     return f"{number} +- {bar} (from data {informed:.0%})"

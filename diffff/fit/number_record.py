@@ -45,6 +45,7 @@ def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[s
                     "value": float(values[n]),
                     "error": finite(errors[n]),
                     "from_data": float(informed[n]),
+                    "standing": known.standing[n] or None,
                     "scale": float(scales[n]),
                     "bounds": None if bounds == [None, None] else bounds,
                     "prior": prior,

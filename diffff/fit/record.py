@@ -91,7 +91,7 @@ def record(
     Keys:
         objective: start, end, converged, steps, scatter (s of `diffff.fit.information`).
         numbers: for each its label, array, index, file, line, attribute, unit, start, value, error (null: not
-            determined), from_data, scale, bounds and prior.
+            determined), from_data, standing (null, or what is told in the place of the error), scale, bounds and prior.
         spectrum: eigenvalues of J^T J relative to the largest, ascending.
         combinations: sloppy and stiff ones, each with its relative eigenvalue and words.
         errors: for each split, system and target its unit, sigma, n_frames, n_values, and the root mean square error

@@ -9,6 +9,7 @@ import numpy as np
 from diffff.fit.information import RANK_TOLERANCE
 from diffff.fit.notes import with_error
 from diffff.fit.parity import Parity
+from diffff.fit.standing import UNKNOWN
 from diffff.report import figures
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, table, tag
 
@@ -45,7 +46,7 @@ def _summary(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
     objective, numbers = record["objective"], record["numbers"]
     n_frames = {split: _n_frames(record["errors"], split) for split in SPLITS}
     n_systems = len({one["system"] for one in record["errors"] if one["split"] == "train"})
-    loose = sum(one["error"] is None for one in numbers)
+    loose = sum(_standing(one) == UNKNOWN for one in numbers)
     arrays = {one["array"] for one in numbers}
     how = "reached a minimum" if objective["converged"] else "had not reached a minimum"
     words = (
@@ -169,7 +170,7 @@ def _directions(record: dict[str, Any]) -> Html:
         "Eigenvalues of JᵀJ relative to the largest, in units of the scales of the numbers: how strongly a combination "
         "of numbers changes the residuals."
     )
-    loose = [one["label"] for one in record["numbers"] if one["error"] is None]
+    loose = [one["label"] for one in record["numbers"] if _standing(one) == UNKNOWN]
     told = "None: data or priors hold every number."
     if loose:
         more = f" and {len(loose) - 200} more" if len(loose) > 200 else ""
@@ -178,10 +179,10 @@ def _directions(record: dict[str, Any]) -> Html:
         )
     picture = figures.spectrum("spectrum", "Spectrum", record["spectrum"], RANK_TOLERANCE)
     lists = [
-        tag("h3", "Determined best"),
-        table(columns, [Rows("", "", listed("stiff"))]),
-        tag("h3", "Determined least"),
-        table(columns, [Rows("", "", listed("sloppy"))]),
+        part
+        for title, rows in (("Determined best", listed("stiff")), ("Determined least", listed("sloppy")))
+        if rows
+        for part in (tag("h3", title), table(columns, [Rows("", "", rows)]))
     ]
     left = tag("div", picture, tag("h3", "Not determined"), tag("p", told))
     return join([tag("p", words, class_="quiet"), grid([left, tag("div", *lists)])])
@@ -203,15 +204,18 @@ def _numbers(numbers: Sequence[dict[str, Any]]) -> Html:
 
 
 def _row(one: dict[str, Any]) -> tuple[object, ...]:
-    value, error = _plain(one["value"]), "not determined"
-    if one["error"]:
+    value, error = _plain(one["value"]), _standing(one)
+    if not error:
         value, error = (text.replace("-", "−") for text in with_error(one["value"], one["error"]))
-    elif one["error"] == 0.0:
-        error = "held by a tie"
     place = "" if one["file"] is None else f"{one['file']}:{one['line']}, {one['attribute']}"
     prior = "" if one["prior"] is None else _plain(one["prior"]["sigma"])
-    share = "–" if one["error"] is None else f"{one['from_data']:.0%}"
+    share = "–" if _standing(one) else f"{one['from_data']:.0%}"
     return one["label"], _plain(one["start"]), value, error, share, prior, _range(one["bounds"]), place
+
+
+def _standing(one: dict[str, Any]) -> str:
+    """What is told in the place of an error, or nothing."""
+    return one.get("standing") or (UNKNOWN if one["error"] is None else "")  # older records have none
 
 
 def _plain(value: float) -> str:
@@ -229,7 +233,7 @@ def _range(bounds: Sequence[float | None] | None) -> str:
 
 def _move(one: dict[str, Any]) -> figures.Move:
     unit = one["scale"] if one["prior"] is None else one["prior"]["sigma"]
-    error = None if one["error"] is None else one["error"] / unit
+    error = None if _standing(one) == UNKNOWN else (one["error"] or 0.0) / unit
     return figures.Move(one["label"], (one["value"] - one["start"]) / unit, error)
 
 

@@ -1,6 +1,7 @@
 """Error bars of a fit: those of a straight line, coverage under noise, and directions that no data determine."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import pytest
 from scipy.optimize import least_squares
 
 from diffff.fit.combinations import in_words
-from diffff.fit.free import Equal, free_of
+from diffff.fit.free import Equal, FixedSum, free_of
 from diffff.fit.information import Normal, known
-from diffff.fit.rules import Rule, moving
+from diffff.fit.number_record import entries
+from diffff.fit.rules import Numbers, Rule, Treatment, moving
+from diffff.fit.solve import solve
 from diffff.spec import validate
 
 KEEP = {"select": "*", "treatment": {"train": False}}
@@ -116,9 +119,9 @@ def test_each_direction_that_no_data_determine_is_of_few_numbers():
     sloppy = found.sloppy(labels, 4)
     assert {one.words for one in sloppy[:3]} <= {"c", "e", "a against b", "b against a"}
     assert len({frozenset(one.words.split(" against ")) for one in sloppy[:3]}) == 3
-    assert [one.relative < 1e-14 for one in sloppy] == [True, True, True, False]
+    assert list(found.relative_eigenvalues() < 1e-14) == [True, True, True, False, False]
     assert found.stiff(labels, 1)[0].words == "a with b" and found.stiff(labels, 1)[0].relative == 1.0
-    assert len(found.stiff(labels, 9)) == 5
+    assert len(found.stiff(labels, 9)) == 2 and len(found.sloppy(labels, 9)) == 3  # no one in both
     np.testing.assert_allclose(np.linalg.norm(found.directions, axis=1), 1.0)
     np.testing.assert_allclose(design @ found.directions[:3].T, 0.0, atol=1e-12)
 
@@ -177,7 +180,41 @@ def test_combinations_are_named_where_numbers_have_no_bounds():
     turn = np.array([[np.cos(0.02), -np.sin(0.02)], [np.sin(0.02), np.cos(0.02)]])
     jacobian = np.vstack([np.diag([10.0, 1.0]) @ turn, np.zeros((8, 2))])
     found = known(normal_of(np.ones(10), jacobian), np.diag([400.0, 1.0]), np.zeros(2), np.zeros(2))
-    assert [one.words for one in found.sloppy(["a", "b"])] == ["b", "a"]
+    assert [one.words for one in (*found.sloppy(["a", "b"]), *found.stiff(["a", "b"]))] == ["b", "a"]
+
+
+def test_without_any_information_nothing_is_determined_best():
+    """As of the relative energy of one frame."""
+    found = known(normal_of(np.zeros(1), np.zeros((1, 3))), np.eye(3), np.zeros(3), np.zeros(3))
+    assert found.stiff(["a", "b", "c"]) == []
+    assert {one.words for one in found.sloppy(["a", "b", "c"])} == {"a", "b", "c"}
+    assert found.standing == ("not determined",) * 3
+
+
+@pytest.mark.parametrize("bounds", [[0.0, None], [None, 0.0], [0.0, 3.0]])
+def test_numbers_at_their_bounds_and_in_ties_are_told(bounds):
+    """The data want the first beyond its bound; the second is fixed by the ties, the third and fourth are free."""
+    sign = -1.0 if bounds[0] is None else 1.0
+    start = {"M": {"k": sign * jnp.array([1.0]), "q": jnp.array([0.5, 0.2, 0.3])}}
+    rules = [{"select": "M/k", "treatment": {"bounds": bounds}}, {"select": "M/q"}]
+    found = moving(start, {}, [validate(Rule, rule) for rule in rules])
+    q = [Numbers("M/q", np.array(one), Treatment(), None, (3,)) for one in ([0], [1, 2])]
+    free = free_of(start, [found[0], *q], [FixedSum(select="M/q")])
+    ties = np.asarray(free.ties).copy()
+    ties[1] = 0.0
+    free = replace(free, ties=jnp.asarray(ties))
+    noise = np.random.default_rng(12).normal(size=(40, 4))
+
+    def residuals(params):
+        x = jnp.concatenate([params["M"]["k"] + 2.0 * sign, params["M"]["q"]])
+        return jnp.ravel(x - 0.1 * noise)
+
+    fit = solve(residuals, free, [found[0], *q])
+    assert fit.known.standing == ("at its bound", "held by a tie", "", "")
+    table = fit.table().splitlines()
+    assert re.search(r"M/k\[0\] .* at its bound$", table[1]) and re.search(r"held by a tie$", table[2])
+    notes = [one["standing"] for one in entries(fit.known, [found[0], *q], free, {})]
+    assert notes == ["at its bound", "held by a tie", None, None]
 
 
 def straight(rng, scatter, n_draws, sigma=3.0):

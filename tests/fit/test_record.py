@@ -61,7 +61,8 @@ def test_spectrum_and_combinations(small):
     assert content["spectrum"] == sorted(content["spectrum"]) and content["spectrum"][-1] == 1.0
     assert len(content["spectrum"]) == 4
     assert content["combinations"]["sloppy"][0]["words"] == "k(H-H)"
-    assert content["combinations"]["stiff"][0] == content["combinations"]["sloppy"][-1]
+    words = {name: {one["words"] for one in some} for name, some in content["combinations"].items()}
+    assert len(words["stiff"]) == len(words["sloppy"]) == 2 and not words["stiff"] & words["sloppy"]
     assert content["combinations"]["stiff"][0]["relative"] == 1.0
 
 
@@ -97,6 +98,15 @@ def test_systems_of_one_name_stay_apart(small, tmp_path):
     assert len(read_parity(tmp_path)) == 4
     with h5py.File(tmp_path / "parity.h5") as file:
         assert list(file) == ["train"] and list(file["train"]) == ["0", "1"]
+
+
+def test_notes_of_numbers_at_bounds_and_in_ties(small):
+    _, done, _ = small
+    some = done.fit.known._replace(standing=("at its bound", "held by a tie", "", "not determined"))
+    notes = notes_of(some, done.found)
+    assert notes["HarmonicAngleForce/k"][0] == f"{some.values[0]:.8g} (at its bound)"
+    assert notes["HarmonicBondForce/k"][0] == f"{some.values[1]:.8g} (held by a tie)"
+    assert notes["HarmonicBondForce/length"][0] == "not determined"
 
 
 def test_notes_stand_behind_the_rows(small, tmp_path):

@@ -167,6 +167,17 @@ def test_its_numbers_are_those_of_the_record(made, text):
             assert [number(one["relative"], 2), one["words"]] in rows
 
 
+def test_numbers_at_bounds_and_in_ties(run):
+    content = json.loads((run / "fit.json").read_text())
+    for one, standing in zip(content["numbers"], ("at its bound", "held by a tie", None, None), strict=True):
+        one["standing"] = standing
+    (run / "fit.json").write_text(json.dumps(content))
+    page = Page(report(run).read_text())
+    rows = {row[0]: row[3:5] for row in page.rows if len(row) == 8}
+    assert rows["k(H-O-H)"] == ["at its bound", "–"] and rows["k(O-H)"] == ["held by a tie", "–"]
+    assert rows["k(H-H)"] == ["not determined", "–"] and "1 not determined" in page.words
+
+
 def test_the_summary(made, text):
     content, words = made[1], Page(text).words
     objective = content["objective"]
