@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from diffff.fit.free import Equal, FixedSum, Free, ResidueCharge
 from diffff.fit.rules import Numbers, Rule, moving
+from diffff.fit.sizes import Size
 from diffff.frontend.rows import Place
 from diffff.spec import Spec, Variants
 
@@ -21,7 +22,7 @@ class Parameters(Spec):
     "Ordered; the first that selects a number holds, and every number must be selected."
     ties: tuple[Tie, ...] = ()
     "What holds between numbers that move."
-    prior_weight: PositiveFloat | None = None
+    prior_weight: Size | None = None
     "Factor of the sum of ((x - mean) / sigma)^2 beside the loss of a network; in a fit alone the loss has its sigmas."
 
     @property

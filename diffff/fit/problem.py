@@ -22,10 +22,11 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import PositiveFloat, model_validator
+from pydantic import model_validator
 
 from diffff.errors import InputError
 from diffff.fit import targets
+from diffff.fit.sizes import Size
 from diffff.fit.targets import Fragment
 from diffff.neighbors import Neighbors
 from diffff.potentials.base import Params, Potential, energy_and_forces, energy_forces_virial
@@ -47,7 +48,7 @@ class Boltzmann(Spec):
     """Energies count by ``w = exp(-(E - min E) / (k T))`` of the reference, with the mean 1 in each system."""
 
     type: Literal["boltzmann"] = "boltzmann"
-    temperature: PositiveFloat
+    temperature: Size
     "T, K."
 
 
@@ -56,17 +57,17 @@ class Sigmas(Spec):
     """How far predictions may be off, one standard deviation of each target; a target without one is left out."""
 
     type: Literal["residuals"] = "residuals"
-    energy: PositiveFloat | None = None
+    energy: Size | None = None
     "Of energies, kJ/mol."
-    force: PositiveFloat | None = None
+    force: Size | None = None
     "Of each component of a force, kJ/mol/nm."
-    virial: PositiveFloat | None = None
+    virial: Size | None = None
     "Of each component of a virial, kJ/mol."
-    dipole: PositiveFloat | None = None
+    dipole: Size | None = None
     "Of each component of a dipole, e nm."
-    esp: PositiveFloat | None = None
+    esp: Size | None = None
     "Of the electrostatic potential at a point, kJ/mol/e."
-    interaction: PositiveFloat | None = None
+    interaction: Size | None = None
     "Of interaction energies, kJ/mol."
     relative: bool = True
     "Compares energies up to a constant of each system."

@@ -8,10 +8,11 @@ from math import inf
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from diffff import tree
 from diffff.errors import InputError
+from diffff.fit.sizes import Size
 from diffff.frontend.rows import Place
 from diffff.spec import Spec
 
@@ -21,7 +22,7 @@ Pattern = Annotated[str, Field(min_length=1)]
 class Prior(Spec):
     """What is known of a number before the fit: a normal distribution."""
 
-    sigma: PositiveFloat
+    sigma: Size
     "Its standard deviation, in the unit of the number."
     mean: float | None = None
     "Its mean; by default the number in the file."
@@ -34,11 +35,11 @@ class Treatment(Spec):
     "False: they keep their values."
     bounds: tuple[float | None, float | None] | None = None
     "Smallest and largest value; null where there is none."
-    scale: PositiveFloat | None = None
+    scale: Size | None = None
     "How much a number may be expected to change, for the length of steps; by default a tenth of its size."
     prior: Prior | None = None
     "Pulls the numbers towards a mean."
-    lr: PositiveFloat | None = None
+    lr: Size | None = None
     "Learning rate at the start, in units of the scale; by default start_lr. For optimisers that have a learning rate."
 
     @model_validator(mode="after")

@@ -92,3 +92,22 @@ def test_what_is_not_finite_is_a_sentence():
             solve(lambda tree: jnp.sqrt(tree["A"]["k"]) + 1.0, free, found, optimizer=optimizer)
     with pytest.raises(InputError, match="the objective at the start is too large for a number"):
         solve(lambda tree: 1e200 * tree["A"]["k"], free, found)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
+@pytest.mark.parametrize("sigma", [1e-12, 1e-4, 1.0, 1e12])
+def test_small_and_large_scales_and_sigmas(scale, sigma):
+    """The error bars of a straight line are those of any other; at the end of what is allowed NumPy has no warning."""
+    x, noise = jnp.linspace(0.0, 1.0, 20), np.random.default_rng(1).normal(scale=0.01, size=20)
+    params = {"A": {"a": jnp.array([1.0]), "b": jnp.array([2.0])}}
+
+    def fitted(scale, sigma):
+        rules = [Rule(select="A/*", treatment=Treatment(scale=scale))]
+        found = moving(params, {}, rules)
+        free = free_of(params, found)
+        return solve(lambda tree: (tree["A"]["a"] + tree["A"]["b"] * x - 3.0 - noise) / sigma, free, found)
+
+    one, other = fitted(scale, sigma), fitted(1.0, 0.01)
+    assert np.isfinite(one.known.errors).all() and (one.known.errors > 0.0).all()
+    if 1e-5 < scale < 1e5 and sigma < 1e5:
+        np.testing.assert_allclose(one.known.errors, other.known.errors, rtol=1e-3)

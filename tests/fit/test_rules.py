@@ -85,7 +85,7 @@ def test_conditions_on_rows_need_rows():
     [
         ({"bounds": [2, 1]}, r"bounds are \[2.0, 1.0\]; the first must be the smaller one"),
         ({"train": False, "scale": 1.0}, "mean nothing; remove them"),
-        ({"prior": {"sigma": 0}}, "sigma: must be greater than 0"),
+        ({"prior": {"sigma": 0}}, "sigma: must be at least 1e-12"),
         ({"prior": {"sigma": 1, "mean": -3}, "bounds": [0, 5]}, "the mean of the prior, -3, is not within the bounds"),
         ({"prior": {"sigma": 1, "mean": 3}, "bounds": [None, 2]}, "the mean of the prior, 3, is not within the bounds"),
     ],

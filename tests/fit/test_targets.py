@@ -204,7 +204,7 @@ def test_targets_that_mean_nothing_are_refused_before_a_fit(ions):
 def test_sigmas_without_a_target_or_below_zero_are_refused():
     with pytest.raises(InputError, match=r"\$: names no target; give the sigma of at least one of energy, force"):
         validate(Sigmas, {"relative": False})
-    with pytest.raises(InputError, match=r"\$.esp: must be greater than 0"):
+    with pytest.raises(InputError, match=r"\$.esp: must be at least 1e-12"):
         validate(Sigmas, {"esp": 0})
 
 
