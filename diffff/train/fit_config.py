@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffff import spec
 from diffff.fit.optimizers import LBFGSB, LeastSquares
@@ -73,8 +73,8 @@ class FitTraining(Spec):
     "The data that they are compared with."
     validation_fraction: Fraction | None = None
     "Instead of validation_data: this part of the frames of each system is not fitted to, drawn by the seed."
-    seed: int = 0
-    "Of that draw."
+    seed: NonNegativeInt | None = None
+    "Of that draw; by default 0."
     numb_steps: PositiveInt = 200
     "Steps at most, those before a restart included; each sees all data."
     disp_file: FileName = "lcurve.out"
@@ -96,6 +96,10 @@ class FitTraining(Spec):
     def _is_consistent(self) -> Self:
         if self.validation_data is not None and self.validation_fraction is not None:
             raise ValueError("validation_data and validation_fraction both say what to compare with; keep one of them")
+        if self.seed is not None and self.validation_fraction is None:
+            raise ValueError(
+                "seed is that of the draw of validation_fraction, without which it means nothing; remove it"
+            )
         return self
 
 

@@ -1,6 +1,7 @@
 """From the input of a fit to its objective: potentials of all topologies, their frames, and the numbers that move."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffff.data.folders import find_systems
+from diffff.data.folders import Folder, find_systems
 from diffff.errors import InputError
 from diffff.fit.data import read_frames
 from diffff.fit.free import Free, free_of, residues_of
@@ -22,6 +23,7 @@ from diffff.input_file import resolve
 from diffff.model_input import Bound, Deep, total_of
 from diffff.structure import Structure
 from diffff.train.fit_config import FitData, FitInput, FittedSum
+from diffff.train.fit_once import require_once
 from diffff.train.topologies import FittedXml, Topologies
 
 logger = logging.getLogger(__name__)
@@ -79,10 +81,14 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
         InputError: anything wrong with them.
     """
     models, training = _Models(given, path.parent), given.training
-    train = models.frames(training.training_data)
-    valid = [] if training.validation_data is None else models.frames(training.validation_data)
+    sections = {"training_data": training.training_data, "validation_data": training.validation_data}
+    folders = {
+        name: [] if data is None else find_systems(data.systems, data.rglob_patterns) for name, data in sections.items()
+    }
+    require_once(folders)
+    train, valid = ([] if data is None else models.frames(data, folders[name]) for name, data in sections.items())
     if training.validation_fraction is not None:
-        train, valid = _split(train, training.validation_fraction, training.seed)
+        train, valid = _split(train, training.validation_fraction, training.seed or 0)
     if training.leave_one_out:
         _check_each_left_out(train, given.loss)
     params = models.params
@@ -125,10 +131,10 @@ class _Models:
         deep = [resolve(part.file, self._folder) or part.file for part in parts if isinstance(part, Deep)]
         return [*self.topologies.structures, *map(Path, deep)]
 
-    def frames(self, data: FitData) -> list[FitSystem]:
+    def frames(self, data: FitData, folders: Sequence[Folder]) -> list[FitSystem]:
         """The frames of all systems of a section."""
         found = []
-        for one in find_systems(data.systems, data.rglob_patterns):
+        for one in folders:
             structure = self.topologies.of(one.name)
             bound = self._bound(structure)
             found += read_frames(

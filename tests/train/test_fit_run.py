@@ -235,6 +235,14 @@ def broken(folder, name):
         "prior mean": {"parameters": {"rules": [rule | {"treatment": PRIOR_BEYOND}, rest]}},
         "where": {"parameters": {"rules": [{"select": "*/k", "where": {"klass": "c"}}, *RULES]}},
         "left out": {"loss": {"dipole": 0.01}, "training": {"training_data": TWO, "leave_one_out": True}},
+        "twice": {"training": {"training_data": {"systems": ["train", "./linked"]}}},
+        "below": {"training": {"training_data": {"systems": ["data", "data/train"]}, "leave_one_out": True}},
+        "compared with itself": {"training": {"validation_data": {"systems": ["./linked"]}}},
+        "seed": {"training": {"validation_fraction": 0.5, "seed": -1}},
+        "seed of nothing": {"training": {"seed": 3}},
+        "scale": {"parameters": {"rules": [rule | {"treatment": {"scale": 1e-300}}, rest]}},
+        "sigma": {"loss": {"force": 1e300}},
+        "gradients": {"training": {"training_data": {"systems": ["gradients"]}}},
         "two models": {"model": {"type": "sum", "files": None, "topology": None, "models": []}},
     }
     return fit_input(**changes[name])
@@ -279,6 +287,14 @@ def broken(folder, name):
             "The rows of HarmonicAngleForce/k, HarmonicBondForce/k have class1, class2, class3, angle, k, length;",
         ),
         ("left out", "training.leave_one_out: without train no system has dipole.npy"),
+        ("twice", "training.training_data: linked is found twice, there as train. It would count twice"),
+        ("below", "training.training_data: data/train is found twice. It would count twice"),
+        ("compared with itself", "training.validation_data: linked is in training_data too, there as train"),
+        ("seed", "$.training.seed: must be at least 0, not -1"),
+        ("seed of nothing", "seed is that of the draw of validation_fraction, without which it means nothing"),
+        ("scale", "$.parameters.rules[0].treatment.scale: must be at least 1e-12, not 1e-300"),
+        ("sigma", "$.loss.force: must be at most 1e+12, not 1e+300"),
+        ("gradients", "gradients: the forces of the labels point against those of the force field"),
         ("two models", "$.model.models"),
     ],
 )
@@ -286,8 +302,12 @@ def test_what_makes_no_sense_is_refused(folder, name, sentence):
     write_data(folder / "train", 6, seed=1)
     write_data(folder / "wrong", 6, seed=1, scale=96.485)
     write_data(folder / "other", 6, seed=2)
+    write_data(folder / "gradients", 6, seed=1, scale=-1.0)
+    (folder / "linked").symlink_to(folder / "train")
+    (folder / "data").mkdir()
+    shutil.copytree(folder / "train", folder / "data/train")
     if name == "left out":
-        np.save(folder / "train/set.000/dipole.npy", np.full((6, 3), 0.2))
+        np.save(folder / "train/set.000/dipole.npy", np.full((6, 3), -0.2))
     as_xyz(folder / "train", folder / "data.xyz")
     path = write_input(folder, broken(folder, name))
     with pytest.raises(InputError) as error:
