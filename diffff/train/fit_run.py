@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 
 from diffff import spec
 from diffff.errors import InputError
+from diffff.fit.neutrality import changed_charges
 from diffff.fit.noise import noise_of
 from diffff.fit.notes import notes_of
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Minimizer, Start, State
@@ -74,6 +75,10 @@ def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Pat
     for how, combinations in (("best", done.stiff()), ("least", done.sloppy())):
         if combinations:
             logger.info("determined %s by the data: %s", how, "; ".join(combinations))
+    potentials = {id(one.potential): one for one in (*problem.train, *problem.valid)}.values()
+    before = problem.free.params(jnp.zeros(problem.free.n_free))
+    for changed in changed_charges({one.name: one.potential for one in potentials}, before, done.params):
+        logger.warning("%s", changed)
     if unbalanced := done.known.unbalanced(np.asarray(problem.free.prior_weights)):
         logger.warning("%s", unbalanced)
     if not done.converged:

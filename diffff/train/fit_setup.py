@@ -13,6 +13,7 @@ from diffff.data.folders import Folder, find_systems
 from diffff.errors import InputError
 from diffff.fit.data import read_frames
 from diffff.fit.free import Free, free_of, residues_of
+from diffff.fit.neutrality import require_fixed_charges
 from diffff.fit.parameters import table_of
 from diffff.fit.problem import FitSystem, Sigmas, check_targets, merged
 from diffff.fit.rules import Numbers
@@ -96,6 +97,8 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
     free = free_of(params, found, given.parameters.ties, models.residues())
     check_targets(train, free.params(jnp.zeros(free.n_free)), given.loss)
     found, free, unused = without_unused(found, free, merged([*train, *valid]))
+    if "dipole" in given.loss.targets:
+        require_fixed_charges([one for one in (*train, *valid) if one.dipole is not None], free, found)
     logger.info("%s", table_of(found, free, models.field.units))
     if unused:
         logger.info(

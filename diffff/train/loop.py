@@ -382,6 +382,8 @@ class Run:
         v = np.asarray(weights[GROUP][LEAF])
         known = moved.known(v, groups, errors)
         logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))
+        for changed in moved.changed_charges(v):
+            logger.warning("%s", changed)
         files = moved.write(Path(problem.given.training.xml_dir), v, known) if devices.writes else []
         logger.info("the force field is in %s", ", ".join(map(str, files)))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffff.fit.free import Free
 from diffff.fit.information import Known, Normal, known_at
+from diffff.fit.neutrality import changed_charges
 from diffff.fit.notes import notes_of
 from diffff.fit.number_record import entries, write_rows
 from diffff.fit.rules import Numbers, labels_of
@@ -65,6 +66,13 @@ class MovedRows:
     def table(self, found: Known) -> str:
         """A line for each number, see `Known.table`."""
         return found.table(labels_of(self.found), np.asarray(self.free.starts))
+
+    def changed_charges(self, v: np.ndarray) -> list[str]:
+        """A sentence for each topology whose total charge these free variables change."""
+        places = self.part.topologies.structures.items()
+        potentials = {str(path): self.part.potential(structure) for path, structure in places}
+        before, after = (self.free.params(jnp.asarray(one)) for one in (np.zeros_like(v), v))
+        return changed_charges(potentials, before, after)
 
     def write(self, folder: Path, v: np.ndarray, found: Known) -> list[Path]:
         """Write the files of the force field with the numbers of these free variables, their errors beside them."""
