@@ -8,7 +8,7 @@ An optimiser sees a vector v of free variables that starts at zero. The numbers 
     two bounds a, b   x = a + (b - a) / (1 + exp(-(logit p + s u / ((b - a) p (1 - p))))),   p = (x0 - a) / (b - a)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +121,7 @@ def free_of(
     found: Sequence[Numbers],
     ties: Sequence[Equal | FixedSum | ResidueCharge] = (),
     residues: Sequence[Residue] = (),
+    units: Mapping[str, str] | None = None,
 ) -> Free:
     """The free variables of the numbers that move.
 
@@ -129,6 +130,7 @@ def free_of(
         found: what moves, as `moving` tells.
         ties: between them.
         residues: those of all topologies, see `residues_of`, for ties of their charges.
+        units: of the arrays, by path, so that no tie mixes them; None: nothing is known of them.
 
     Raises:
         InputError: a number starts on or beyond a bound, or a tie makes no sense.
@@ -137,7 +139,7 @@ def free_of(
     starts = np.concatenate([np.ravel(leaves[some.path])[some.index] for some in found]).astype(float)
     each = [_columns(np.asarray(leaves[some.path], float).ravel(), some) for some in found]
     lower, upper, scales, means, weights = (np.concatenate(parts) for parts in zip(*each, strict=True))
-    starts, scales, matrix = tied(found, ties, residues, leaves, starts, scales, (lower, upper))
+    starts, scales, matrix = tied(found, ties, residues, leaves, starts, scales, (lower, upper), units)
     _check_bounds(found, starts, lower, upper)
     return Free(
         base={path: jnp.asarray(leaf) for path, leaf in leaves.items()},

@@ -7,7 +7,7 @@ smallest change in units of the scales,
     x0 = x + s (A s)^+ (b - A x)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, Self
 
@@ -117,6 +117,7 @@ def tied(
     starts: np.ndarray,
     scales: np.ndarray,
     bounds: tuple[np.ndarray, np.ndarray],
+    units: Mapping[str, str] | None = None,
 ) -> Tied:
     """Fulfil the ties at the start, and find what they leave free.
 
@@ -128,6 +129,7 @@ def tied(
         starts: shape ``(n_numbers,)``.
         scales: shape ``(n_numbers,)``.
         bounds: lowest and highest values, each of shape ``(n_numbers,)``.
+        units: of the arrays, by path, as far as they are known.
 
     Raises:
         InputError: a tie makes no sense, or contradicts others.
@@ -135,6 +137,10 @@ def tied(
     if not ties:
         return Tied(starts, scales, None)
     starts, scales = starts.copy(), scales.copy()
+    for number, tie in enumerate(ties):
+        if not isinstance(tie, ResidueCharge):
+            where = f'parameters.ties[{number}]: "{tie.select}"'
+            _check_units(found, _held(found, tie, where), units or {}, where)
     equations = _equal(found, ties, starts, scales, bounds)
     sums: list[_Equation] = []
     for number, tie in enumerate(ties):
@@ -170,6 +176,15 @@ def _held(found: Sequence[Numbers], tie: Selection, where: str) -> np.ndarray:
     if held.sum() < 2:
         raise InputError(f"{where} holds {int(held.sum())} numbers that move; a tie is between two or more.")
     return held
+
+
+def _check_units(found: Sequence[Numbers], held: np.ndarray, units: Mapping[str, str], where: str) -> None:
+    """Refuse to hold together numbers, bool ``(n_numbers,)``, of different units."""
+    paths = np.repeat([some.path for some in found], [len(some.index) for some in found])[held]
+    known = {path: units[path] for path in map(str, paths) if path in units}
+    if len(set(known.values())) > 1:
+        each = ", ".join(f"{path} in {unit or 'no unit'}" for path, unit in known.items())
+        raise InputError(f"{where} holds numbers of different units: {each}. Make a tie for each array.")
 
 
 def _equal(

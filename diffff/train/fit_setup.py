@@ -94,7 +94,7 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
         _check_each_left_out(train, given.loss)
     params = models.params
     found = given.parameters.moving(models.field.params(), models.field.rows)
-    free = free_of(params, found, given.parameters.ties, models.residues())
+    free = free_of(params, found, given.parameters.ties, models.residues(), models.field.units)
     check_targets(train, free.params(jnp.zeros(free.n_free)), given.loss)
     found, free, unused = without_unused(found, free, merged([*train, *valid]))
     if "dipole" in given.loss.targets:

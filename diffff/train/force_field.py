@@ -149,7 +149,7 @@ class ForceFieldPart:
             for structure in structures.values()
             for residue in residues_of(self.potential(structure), structure.topology)
         ]
-        return found, free_of(params, found, parameters.ties, residues)
+        return found, free_of(params, found, parameters.ties, residues, self.field.units)
 
     def require_plausible(self, system: System, assumed: str, targets: Collection[str]) -> None:
         """Refuse labels that the force field says are in another unit or of another sign, and atoms in another order.

@@ -210,6 +210,7 @@ def broken(folder, name):
         "lr": {"parameters": {"rules": [rule | {"treatment": {"lr": 0.1}}, rest]}},
         "prior weight": {"parameters": {"prior_weight": 1.0}},
         "tie": {"parameters": {"ties": [{"type": "sum", "select": "NonbondedForce/charge"}]}},
+        "tie of units": {"parameters": {"ties": [{"type": "equal", "select": "HarmonicBondForce/*"}]}},
         "tie type": {"parameters": {"ties": [{"type": "summ", "select": "*"}]}},
         "no loss": {"loss": {"energy": None, "force": None}},
         "no label": {"loss": {"dipole": 0.01}},
@@ -259,6 +260,11 @@ def broken(folder, name):
         ("lr", 'the optimizer LeastSquares has no learning rate; remove "lr" from the rules'),
         ("prior weight", "parameters.prior_weight is for sums with a network"),
         ("tie", "holds 0 numbers that move; a tie is between two or more"),
+        (
+            "tie of units",
+            'parameters.ties[0]: "HarmonicBondForce/*" holds numbers of different units: HarmonicBondForce/k in '
+            "kJ/mol/nm^2, HarmonicBondForce/length in nm",
+        ),
         ("tie type", 'unknown type "summ"; did you mean "sum"?'),
         ("no loss", "names no target"),
         ("no label", "dipole: it has a sigma, but no system has dipole.npy"),
