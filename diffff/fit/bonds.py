@@ -24,7 +24,7 @@ _RADII_PM = """
     Zr175 Nb164 Mo154 Tc147 Ru146 Rh142 Pd139 Ag145 Cd144 In142 Sn139 Sb139 Te138 I139 Xe140 Cs244 Ba215 La207
     Hf175 Ta170 W162 Re151 Os144 Ir141 Pt136 Au136 Hg132 Tl145 Pb146 Bi148
 """
-_RADII = {symbol: int(pm) / 1000.0 for symbol, pm in re.findall(r"([A-Za-z]+)(\d+)", _RADII_PM)}  # nm
+RADII = {symbol: int(pm) / 1000.0 for symbol, pm in re.findall(r"([A-Za-z]+)(\d+)", _RADII_PM)}  # nm
 
 
 def require_bonds(name: str, potential: Potential, topology: Any, positions: np.ndarray, assumed: str) -> None:
@@ -43,7 +43,7 @@ def require_bonds(name: str, potential: Potential, topology: Any, positions: np.
     symbols = symbols_of(topology)
     own = np.array([(one.index, other.index) for one, other in topology.bonds()], int).reshape(-1, 2)
     pairs = own if len(own) else bonded_pairs(potential)
-    radii = np.array([_RADII.get(symbol or "", np.nan) for symbol in symbols])[pairs].sum(axis=1)
+    radii = np.array([RADII.get(symbol or "", np.nan) for symbol in symbols])[pairs].sum(axis=1)
     known = np.isfinite(radii)
     if not known.any():
         return

@@ -14,8 +14,10 @@ import numpy as np
 from diffff.errors import InputError
 from diffff.fit.bonds import require_bonds
 from diffff.fit.known_units import DIPOLES, ENERGIES, FORCES, POTENTIALS, nearest
+from diffff.fit.points import require_points
 from diffff.fit.problem import UNITS, FitSystem, Sigmas, predicted
 from diffff.fit.targets import OFF_INTEGER, charges
+from diffff.frontend.reference import symbols_of
 from diffff.potentials.base import Params
 from diffff.potentials.deep import DeepPot
 
@@ -101,9 +103,12 @@ def require_plausible(
             energies are far from those of the potential.
     """
     files = _ASSUMED.index(assumed)
-    require_bonds(system.name, system.potential, topology, np.asarray(system.positions), ("Å", "nm")[files])
+    lengths = ("Å", "nm")[files]
+    require_bonds(system.name, system.potential, topology, np.asarray(system.positions), lengths)
     if all(isinstance(term, DeepPot) for term in system.potential.terms):
         return
+    if "esp" in targets and _has_charges(system, params):
+        require_points(system.take(sampled(len(system.positions))), params, symbols_of(topology), lengths)
     for target, (given, said) in _sample(system, params, targets).items():
         check = _CHECKS[target]
         if target == "energy":

@@ -1,5 +1,6 @@
 """Frames of data sets: in the order of the topology, in nm and kJ/mol, with lists that hold all pairs."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,6 +258,21 @@ def test_charges_of_the_other_sign(tmp_path, label):
         InputError, match=r"labels point against .* with a cosine of -1\.00 .* if they are right, switch"
     ):
         read_dimer(tmp_path)
+
+
+@pytest.mark.parametrize("charge", [0.6, 1.0, 1.4])
+def test_points_of_a_potential_in_another_unit(tmp_path, charge):
+    """Whatever the size of the charges at the start is, within what they are wrong by."""
+    topology, potential, params = ethanol_with_field()
+    nonbonded = params["NonbondedForce"]
+    params["NonbondedForce"] = {**nonbonded, "charge": charge * nonbonded["charge"]}
+    shutil.copytree(ROOT / "data/ethanol_esp", tmp_path / "esp")
+    read_frames(str(tmp_path / "esp"), topology, potential, params)
+    path = tmp_path / "esp/set.000/esp_grid.npy"
+    np.save(path, np.load(path) / BOHR)
+    with pytest.raises(InputError, match=r"In bohr it were 1\.\d, as usual, .* are the points in bohr, and not in Å"):
+        read_frames(str(tmp_path / "esp"), topology, potential, params)
+    read_frames(str(tmp_path / "esp"), topology, potential, params, targets=("dipole",))
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (3, 8)])
