@@ -1,5 +1,6 @@
 """The data of a training: its frames, on the device or read as they are needed, and how batches are drawn."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from diffff.data.systems import System
 from diffff.train.devices import Devices
 from diffff.train.frames import FrameGroup, Frames, Place
-from diffff.train.sampling import Sampler
+from diffff.train.sampling import Sampler, drawn_seed
+
+logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Batch = tuple[int, Ints, Frames, np.ndarray]
@@ -73,7 +76,10 @@ class DataSet:
         return self.devices.everywhere(self.groups[group].frames(indices)), np.arange(len(indices), dtype=np.int32)
 
     def sampler(self, seed: int | None, *, shuffle: bool) -> Sampler:
-        """Draws batches; see `Sampler`."""
+        """Draws batches, the same on all ranks; see `Sampler`. Without a seed the first rank draws one and tells it."""
+        if seed is None:
+            seed = int(self.devices.from_first(np.asarray(drawn_seed())))
+            logger.info("no training seed given: drew %d", seed)
         copies = [system.labels.get("numb_copy") for system in self.systems]
         frames = [system.n_frames for system in self.systems]
         return Sampler(frames, self.whole_sizes, self.probabilities, seed, copies=copies, shuffle=shuffle)

@@ -1,6 +1,5 @@
 """Which frames each training step gets: random, and the same again after a restart."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
 
@@ -8,8 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffff.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 _SYSTEM, _ORDER = 0, 1  # the two uses of the seed
@@ -36,7 +33,7 @@ class Sampler:
         sizes: Sequence[int],
         batch_sizes: Sequence[int],
         probs: ArrayLike,
-        seed: int | None,
+        seed: int,
         *,
         copies: Sequence[ArrayLike | None] | None = None,
         shuffle: bool = True,
@@ -47,7 +44,7 @@ class Sampler:
             sizes: Number of frames of each system.
             batch_sizes: Frames per batch of each system.
             probs: Probability of each system, sum 1.
-            seed: None draws one and logs it.
+            seed: Of all random numbers; see `drawn_seed`.
             copies: `numb_copy` of each system, shape (n_frames,), or None for a system whose frames all count once.
             shuffle: False keeps the frames in the order of the files, as for validation.
 
@@ -56,7 +53,7 @@ class Sampler:
         """
         self._sizes = np.asarray(sizes, dtype=np.int64)
         self._batch_sizes = tuple(batch_sizes)
-        self._seed = _drawn_seed() if seed is None else seed
+        self._seed = seed
         self._shuffle = shuffle
         cumulative = np.cumsum(np.asarray(probs, dtype=np.float64))
         self._cumulative = cumulative / cumulative[-1]
@@ -146,10 +143,9 @@ def _philox(seed: int, *key: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _drawn_seed() -> int:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    logger.info("no training seed given: drew %d", seed)
-    return seed
+def drawn_seed() -> np.uint32:
+    """A seed that no one knows before."""
+    return np.random.SeedSequence().generate_state(1)[0]
 
 
 def _listed(sizes: NDArray) -> str:

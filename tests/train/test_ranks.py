@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,15 @@ def test_bits_do_not_depend_on_the_number_of_ranks(data, tmp_path, systems):
         run(write(tmp_path / f"{n}", data, n, **changes), n)
     assert small.digest(tmp_path / "1/model.ckpt-6.h5") == small.digest(tmp_path / "2/model.ckpt-6.h5")
     assert (tmp_path / "1/lcurve.out").read_bytes() == (tmp_path / "2/lcurve.out").read_bytes()
+
+
+def test_without_a_seed_all_ranks_draw_the_same_batches(data, tmp_path):
+    """Those of the seed that the log tells; a rank with other batches would change the bits."""
+    changes = {"training.deterministic": True, "training.training_data.systems": [str(data / "one")]}
+    log = run(write(tmp_path / "drawn", data, 2, **changes, **{"training.seed": None}), 2)
+    seed = int(re.search(r"no training seed given: drew (\d+)", log)[1])
+    run(write(tmp_path / "given", data, 1, **changes, **{"training.seed": seed}), 1)
+    assert small.digest(tmp_path / "drawn/model.ckpt-6.h5") == small.digest(tmp_path / "given/model.ckpt-6.h5")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The batches of each step: every frame equally often, the right share of every system, the same after a restart."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +111,3 @@ def test_fewer_copies_than_a_batch_takes():
 def test_validation_goes_through_the_files_in_order():
     sampler = Sampler([5], [2], [1.0], 0, shuffle=False)
     assert [frames for _, frames in draw(sampler, 5)] == [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4]]
-
-
-def test_a_missing_seed_is_drawn_and_logged(caplog):
-    with caplog.at_level(logging.INFO):
-        sampler = made(None)
-    seed = int(sampler.state()["seed"])
-    assert caplog.messages == [f"no training seed given: drew {seed}"]
-    assert draw(made(seed), 10) == draw(sampler, 10)
-    assert seed != int(made(None).state()["seed"])
