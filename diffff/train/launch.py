@@ -7,7 +7,9 @@ several runs of one process, and where one rank fails all stop.
 import importlib.util
 import logging
 import os
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,8 +20,12 @@ from typing import Literal
 import jax
 
 from diffff.errors import InputError
+from diffff.train.own_devices import overview, own_devices, visible_gpus
 
-_CONNECT = 60  # seconds in which all ranks have to be there
+logger = logging.getLogger(__name__)
+
+_MEET = 30  # seconds in which all ranks have to be there
+_CONNECT = 60  # seconds after which JAX ends the process itself, with a dump of its stack
 _SILENT = 30  # seconds after which a rank that gives no sign counts as lost
 _PASSED_ON = 1  # seconds in which a launcher passes on what was printed: what is left at the abort, it drops
 _FIRST_SPEAKS = 3  # seconds for which the others keep still: an error of all ranks is to be told once
@@ -79,8 +85,6 @@ def ranks() -> Iterator[Launch]:
         return
     try:
         _connect(launch)
-        if jax.process_index():
-            logging.getLogger("diffff").setLevel(logging.ERROR)  # the first rank speaks
         yield launch
     except Exception as error:
         _stop_all(launch, error)
@@ -89,34 +93,66 @@ def ranks() -> Iterator[Launch]:
 
 
 def _connect(launch: Launch) -> None:
-    if launch.by == "mpi4py":
-        try:
-            from mpi4py import MPI  # pyright: ignore[reportMissingImports]
-        except (ImportError, RuntimeError) as error:
-            raise InputError(f"mpi4py is installed but does not work: {error}. Install it anew for your MPI.") from None
-        if (found := MPI.COMM_WORLD.Get_size()) != launch.n_ranks:
-            raise InputError(
-                f"{launch.n_ranks} processes were started, but the MPI of mpi4py sees {found}: it is another MPI than "
-                "that of the launcher. Start with the mpiexec beside this Python, or build mpi4py with your MPI: "
-                "pip install --no-binary mpi4py mpi4py."
-            )
+    own = own_devices(os.environ, _seen_by_others(launch) if launch.by == "mpi4py" else ())
+    late = threading.Timer(_MEET, _stop_all, [launch, _not_met(launch, f"within {_MEET} s")])
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
+            local_device_ids=own,
             cluster_detection_method=launch.by,
             initialization_timeout=_CONNECT,
             heartbeat_timeout_seconds=_SILENT,
             shutdown_timeout_seconds=_CONNECT,
         )
+        late.cancel()
+        devices = [(device.process_index, device.device_kind) for device in jax.devices()]
     except (RuntimeError, ValueError) as error:
+        raise _not_met(launch, f"({_first_line(error)})") from None
+    finally:
+        late.cancel()
+    if without := set(range(launch.n_ranks)) - {rank for rank, _ in devices}:
         raise InputError(
-            f"the {launch.n_ranks} ranks did not find each other within {_CONNECT} s: {_first_line(error)}. Can the "
-            "nodes reach each other over the network, and is the same program started on all?"
-        ) from None
+            f"ranks {', '.join(map(str, sorted(without)))} have no {devices[0][1]} as the others. All need devices of "
+            "one kind (JAX_PLATFORMS, CUDA_VISIBLE_DEVICES)."
+        )
+    if jax.process_index():
+        logging.getLogger("diffff").setLevel(logging.ERROR)  # the first rank speaks
+    logger.info("%s", overview(devices))
+
+
+def _not_met(launch: Launch, how: str) -> InputError:
+    return InputError(
+        f"the {launch.n_ranks} ranks did not find each other {how}. Can the nodes reach each other over the network, "
+        "and was the same program started on all?"
+    )
+
+
+def _seen_by_others(launch: Launch) -> list[tuple[str, ...] | None]:
+    """The GPUs that the other ranks on this host see.
+
+    Raises:
+        InputError: mpi4py does not work, or is for another MPI than that of the launcher.
+    """
+    try:
+        from mpi4py import MPI  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"mpi4py is installed but does not work: {error}. Install it anew for your MPI.") from None
+    world = MPI.COMM_WORLD
+    if (found := world.Get_size()) != launch.n_ranks:
+        raise InputError(
+            f"{launch.n_ranks} processes were started, but the MPI of mpi4py sees {found}: it is another MPI than "
+            "that of the launcher. Start with the mpiexec beside this Python, or build mpi4py with your MPI: "
+            "pip install --no-binary mpi4py mpi4py."
+        )
+    words = world.allgather((socket.gethostname(), visible_gpus(os.environ)))
+    host = words[world.Get_rank()][0]
+    return [seen for k, (where, seen) in enumerate(words) if where == host and k != world.Get_rank()]
 
 
 def _stop_all(launch: Launch, error: Exception) -> None:
     """Tell the error, and end the processes of all ranks."""
-    rank = jax.process_index() if jax.distributed.is_initialized() else _rank_of(os.environ)
+    rank = _rank_of(os.environ)
     if rank:
         time.sleep(_FIRST_SPEAKS)
     if isinstance(error, InputError):

@@ -46,3 +46,19 @@ def test_another_mpi_than_that_of_the_launcher_is_refused(tmp_path):
     assert "2 processes were started, but the MPI of mpi4py sees 1" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_ranks_that_do_not_come_are_told(tmp_path, rank):
+    """In a sentence, before JAX ends the process with a dump of its stack."""
+    small.write_system(tmp_path / "water")
+    small.write_input(tmp_path)
+    code = "import diffff.cli, diffff.train.launch as launch; launch._MEET = 3; diffff.cli.main()"
+    slurm = {"JOB_ID": "1", "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_NUM_TASKS": "2", "PROCID": rank,
+             "LOCALID": rank}  # fmt: skip
+    env = {**os.environ, **{f"SLURM_{name}": value for name, value in slurm.items()}}
+    command = [sys.executable, "-c", code, "train", "input.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "the 2 ranks did not find each other within 3 s" in done.stderr
+    assert not any(word in done.stderr for word in ("Traceback", "DEADLINE", "Check failure"))
