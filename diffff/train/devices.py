@@ -106,12 +106,13 @@ class Devices:
             function: of whole arrays, but for its share of one of them; it may call `mean` and `joined`.
             n_arguments: how many arguments it has.
             dealt: the number of the argument that is dealt.
-            out: for each result True if devices have parts of it, False if all have the same.
+            out: for each result True if devices have parts of it, False if all have the same; or see `parts`.
         """
         if self.mesh is None:
             return function
         specs = tuple(_DEALT if k == dealt else _EVERYWHERE for k in range(n_arguments))
-        results = jax.tree.map(lambda is_part: _DEALT if is_part else _EVERYWHERE, out)
+        kinds = {True: _DEALT, False: _EVERYWHERE}
+        results = jax.tree.map(lambda one: one if _is_spec(one) else kinds[one], out, is_leaf=_is_spec)
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=False)
 
     def mean(self, tree: Tree) -> Tree:
@@ -120,6 +121,21 @@ class Devices:
             return tree
         values, rebuild = ravel_pytree(tree)  # one message instead of one for each array
         return rebuild(jax.lax.pmean(values, AXIS))
+
+    def parts(self, tree: Any) -> Any:
+        """For `on_each`, that results like these are `mean_parts`."""
+        return jax.tree.map(self._part, tree)
+
+    def mean_parts(self, tree: Tree) -> Tree:
+        """Inside `on_each`: as `mean`, but each device gets the part only that `split` gives it."""
+
+        def mean(leaf: jax.Array) -> jax.Array:
+            spec = self._part(leaf)
+            if AXIS not in spec:
+                return jax.lax.pmean(leaf, AXIS)
+            return jax.lax.psum_scatter(leaf, AXIS, scatter_dimension=spec.index(AXIS), tiled=True) / self.n
+
+        return tree if self.mesh is None else jax.tree.map(mean, tree)
 
     def joined(self, tree: Tree) -> Tree:
         """Inside `on_each`: the parts of all devices, one after the other along the first axis."""

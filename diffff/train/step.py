@@ -221,14 +221,14 @@ def make_step(
         """Means over the whole batch of loss, errors and gradients, and which frames of the share are finite."""
         n_atoms = _mean_atoms(devices, frames, indices)
         (value, (metrics, finite)), grads = slopes(trained, frozen, frames, indices, lr_ratio, n_atoms)
-        return (*_means(devices, value, metrics), devices.mean(grads)), finite
-
-    over_batch = devices.on_each(of_share, 5, dealt=3, out=(False, True))
+        mean = devices.mean_parts if zero_stage >= 2 else devices.mean
+        return (*_means(devices, value, metrics), mean(grads)), finite
 
     def step(state: TrainState, frozen: Leaves, frames: Frames, indices: jax.Array) -> tuple[TrainState, Metrics]:
         lr_ratio = learning_rate(state.step) / start_lr
+        kept = devices.parts(state.trained) if zero_stage >= 2 else False
+        over_batch = devices.on_each(of_share, 5, dealt=3, out=((False, False, kept), True))
         (value, metrics, grads), finite = over_batch(state.trained, frozen, frames, indices, lr_ratio)
-        grads = devices.keep_split(grads) if zero_stage >= 2 else grads
         new, metrics = updated(state, value, metrics, grads, finite)
         return spread(new, zero_stage, devices.keep_everywhere, devices.keep_split), metrics
 
