@@ -33,10 +33,10 @@ for stage in range(4):
     run = Run.begin(prepare(read_input(small.write_input(folder, changes)), None, skip_neighbor_stat=False,
                             devices=Devices.all()))
     step, (frames, indices) = run._compiled_step(), run.problem.train.locate(0, np.arange(4))
-    sizes = step.program(run.state, run.frozen, frames, indices).memory_analysis()
+    sizes = step.program(run.state, run.frozen, frames, [indices]).memory_analysis()
     state = run.state
     for _ in range(2):
-        state, _ = step(state, run.frozen, frames, indices)
+        state, _ = step(state, run.frozen, frames, [indices])
     weights = {name: np.asarray(leaf) for name, leaf in run.problem.devices.whole(state.trained).items()}
     first = weights if stage == 0 else first
     apart = max(float(np.abs(weights[name] - first[name]).max()) for name in first)
