@@ -3,9 +3,11 @@
 Several devices of one process and several processes are the same here. With one device nothing of this happens.
 """
 
+import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +29,14 @@ class Devices:
         n: number of devices.
         rank: of this process.
         n_ranks: number of processes.
+        n_ranks_here: number of those on this machine, which share its memory.
     """
 
     mesh: Mesh | None = None
     n: int = 1
     rank: int = 0
     n_ranks: int = 1
+    n_ranks_here: int = 1
 
     @classmethod
     def all(cls) -> "Devices":
@@ -41,7 +45,9 @@ class Devices:
         if n == 1:
             return cls()
         mesh = jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,))
-        return cls(mesh, n, jax.process_index(), jax.process_count())
+        found = cls(mesh, n, jax.process_index(), jax.process_count())
+        own = np.array(crc32(socket.gethostname().encode()), np.uint32)
+        return replace(found, n_ranks_here=int(np.sum(found.of_ranks(own) == own)))
 
     @property
     def writes(self) -> bool:

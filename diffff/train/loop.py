@@ -321,7 +321,9 @@ class Run:
         largest = int(np.argmax(places))
         frames, _ = data.locate(largest, np.zeros(data.whole_sizes[largest], np.int64))
         what = f"frames with {len(data.systems[largest].types)} atoms"
-        require_room(lambda n: step.bytes_for(n, self.state, self.frozen, frames), data.sizes[largest], what)
+        require_room(
+            lambda n: step.bytes_for(n, self.state, self.frozen, frames), data.sizes[largest], what, data.devices
+        )
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
         failed, culprit = self.state.failed.tolist()

@@ -1,48 +1,67 @@
 """How much memory there is, and how much a step takes: told before the run, and refused where it cannot be."""
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 from diffff.errors import InputError
+from diffff.train.devices import Devices
 
 logger = logging.getLogger(__name__)
 
 
-def free_on_device() -> float | None:
-    """Bytes that are free where JAX puts arrays; None: it does not tell."""
-    stats = jax.local_devices()[0].memory_stats()
+def free_on_device(devices: Devices) -> float | None:
+    """Bytes that are free where JAX puts the arrays of one device; None: it does not tell."""
+    first, *_ = own = jax.local_devices()
+    stats = first.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return free_on_host() if jax.local_devices()[0].platform == "cpu" else None
+    free = free_on_host(devices) if first.platform == "cpu" else None
+    return None if free is None else free / len(own)
 
 
-def free_on_host() -> float | None:
-    """Bytes that a rank can have without swapping, of the machine or of the container; None: neither tells."""
-    found = []
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            found.append(1024.0 * float(line.split()[1]))
-    limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
-    if limit.isdecimal() and used.isdecimal():
-        cached = dict(line.split() for line in _text("/sys/fs/cgroup/memory.stat").splitlines())
-        files = sum(float(cached.get(name, 0)) for name in ("inactive_file", "active_file"))
-        found.append(float(limit) - float(used) + files)
-    return min(found) / _ranks_here() if found else None
+def free_on_host(devices: Devices, root: Path = Path("/")) -> float | None:
+    """Bytes that a rank can have without swapping, of the machine or of its share of it; None: neither tells.
+
+    Args:
+        devices: with the number of ranks that share the memory.
+        root: of the file system.
+    """
+    available = (line.split() for line in _text(root / "proc/meminfo").splitlines())
+    found = [1024.0 * float(words[1]) for words in available if words[0] == "MemAvailable:"]
+    found += [free for group in _control_groups(root) if (free := _free_in(group)) is not None]
+    return min(found) / devices.n_ranks_here if found else None
 
 
-def _ranks_here() -> int:
-    """Processes of this run on this machine, which share its memory, as the launcher tells."""
-    told = (os.environ.get(name, "") for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"))
-    return max([int(n) for n in told if n.isdecimal()] + [1])
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The directories that may limit this process: batch systems and containers do so at different depths."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, kinds, place = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if kinds else "")  # version 1, or 2
+        group = top / place.lstrip("/")
+        yield from (group, *(above for above in group.parents if above.is_relative_to(top)))
 
 
-def _text(path: str) -> str:
+def _free_in(group: Path) -> float | None:
+    """What the limit of a control group leaves; files that the system only keeps in memory can go."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", ("inactive_file", "active_file")),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    ):
+        most, now = _text(group / limit).strip(), _text(group / used).strip()
+        if most.isdecimal() and now.isdecimal():
+            kept = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines())
+            return float(most) - float(now) + sum(float(kept.get(name, 0)) for name in files)
+    return None
+
+
+def _text(path: Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 
@@ -55,18 +74,19 @@ def bytes_of(compiled: jax.stages.Compiled) -> float:
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 
 
-def require_room(needs: Callable[[int], float], n_frames: int, what: str) -> None:
+def require_room(needs: Callable[[int], float], n_frames: int, what: str, devices: Devices) -> None:
     """Tell what a step takes.
 
     Args:
         needs: bytes for a number of frames on each device.
         n_frames: those of a batch.
         what: a frame is, for messages.
+        devices: of the run.
 
     Raises:
         InputError: there is not so much; with the largest batch for which there is.
     """
-    needed, free = needs(n_frames), free_on_device()
+    needed, free = needs(n_frames), free_on_device(devices)
     if free is None:
         logger.info("memory: a step of %d %s takes %s", n_frames, what, readable(needed))
         return

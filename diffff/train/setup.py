@@ -110,12 +110,12 @@ def prepare(
     wanted = given.deep if source is None else _completed_from(source.spec, given.deep)
     folders = find_systems(train_data.systems, train_data.rglob_patterns)
     type_map = wanted.type_map or tuple(data_type_map(folders))
-    train_systems = _read(given, train_data, folders, type_map)
+    train_systems = _read(given, train_data, folders, type_map, devices)
     _check_labels(given.loss, train_systems)
     valid_systems: list[System] = []
     if valid_data is not None:
         folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
-        valid_systems = _read(given, valid_data, folders, type_map)
+        valid_systems = _read(given, valid_data, folders, type_map, devices)
     moved, learned, train_systems, valid_systems = _on_force_field(
         given, folder, type_map, train_systems, valid_systems
     )
@@ -125,7 +125,7 @@ def prepare(
     if given.force_field is None:  # which wants the atoms of its topology
         learned = train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
         valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
-    store = _store(given)
+    store = _store(given, devices)
     tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), store, devices)
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
     tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, store, tell=skip_neighbor_stat)
@@ -207,7 +207,9 @@ def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
     return {**params, "DeepPot": inner}
 
 
-def _read(given: Input, data: Data, folders: Sequence[Folder], type_map: Sequence[str]) -> list[System]:
+def _read(
+    given: Input, data: Data, folders: Sequence[Folder], type_map: Sequence[str], devices: Devices
+) -> list[System]:
     fitting = given.deep.fitting_net
     systems = read_systems(
         folders,
@@ -217,14 +219,14 @@ def _read(given: Input, data: Data, folders: Sequence[Folder], type_map: Sequenc
         numb_aparam=fitting.numb_aparam,
         numb_generalized_coord=given.loss.numb_generalized_coord,
         units=data.units,
-        stored_from=_stored_from(given, folders),
+        stored_from=_stored_from(given, folders, devices),
     )
     return kept_systems(data.batch_size, systems)
 
 
-def _stored_from(given: Input, folders: Sequence[Folder]) -> float:
+def _stored_from(given: Input, folders: Sequence[Folder], devices: Devices) -> float:
     """From which size on files are read as they are needed: all but the small ones of data that fill the memory."""
-    streaming, free = given.training.streaming, free_on_host()
+    streaming, free = given.training.streaming, free_on_host(devices)
     if given.force_field is not None or streaming is False:
         return inf
     if streaming is None and (free is None or bytes_on_disk(folders) <= free / 4):
@@ -253,9 +255,9 @@ def _check_labels(loss: EnergyLoss, systems: Sequence[System]) -> None:
         )  # fmt: skip
 
 
-def _store(given: Input) -> PairStore:
+def _store(given: Input, devices: Devices) -> PairStore:
     """Where the pairs of the data are kept: in memory as long as they take a quarter of it."""
-    free = free_on_host()
+    free = free_on_host(devices)
     return PairStore(inf if free is None or given.training.streaming is False else free / 4)
 
 
@@ -322,7 +324,7 @@ def _all_of(group: FrameGroup, moved: MovedRows | None) -> Frames:
 
 def _is_streamed(given: Input, n_bytes: float, devices: Devices) -> bool:
     """Whether only the frames of a batch are brought to the device; the same on all ranks."""
-    wanted, free = given.training.streaming, free_on_device()
+    wanted, free = given.training.streaming, free_on_device(devices)
     if given.parameters is not None:  # a force field that moves keeps what it needs of all frames
         wanted = False
     stream = (free is not None and n_bytes > free / 2) if wanted is None else wanted

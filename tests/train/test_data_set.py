@@ -34,7 +34,7 @@ def changes(data, **more):
 def test_the_training_is_the_same(data, tmp_path, monkeypatch):
     whole = small.train_in(tmp_path / "whole", changes(data))
     monkeypatch.setattr(setup, "_STORED_FROM", 0)
-    monkeypatch.setattr(setup, "free_on_host", lambda: 0.0)  # pairs on disk
+    monkeypatch.setattr(setup, "free_on_host", lambda devices: 0.0)  # pairs on disk
     streamed = small.train_in(tmp_path / "streamed", changes(data, **{"training.streaming": True}))
     one, other = (small.flat(ckpt.read(path).parts) for path in (whole, streamed))
     assert one.keys() == other.keys()
@@ -69,7 +69,7 @@ def test_systems_of_one_layout_with_and_without_empty_slots(data, tmp_path, stre
 def test_data_that_take_more_than_half_of_the_memory_are_streamed(data, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     for free, streamed in ((1e9, False), (9e3, True)):
-        monkeypatch.setattr(setup, "free_on_device", lambda free=free: free)
+        monkeypatch.setattr(setup, "free_on_device", lambda devices, free=free: free)
         problem = small.problem_of(tmp_path, changes(data))
         assert (problem.train.on_device is None) == (problem.valid.on_device is None) == streamed
         told = next(line for line in reversed(caplog.messages) if line.startswith("data: "))

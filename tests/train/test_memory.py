@@ -1,42 +1,94 @@
 """What a step takes is told, and refused where there is not so much."""
 
 import logging
+from dataclasses import replace
 
+import jax
 import pytest
 
 from diffff.errors import InputError
 from diffff.train import memory
+from diffff.train.devices import ONE_DEVICE
 from diffff.train.memory import free_on_device, free_on_host, require_room
 from tests.train import small
 
 
 def test_there_is_memory():
-    free = free_on_host()
+    free = free_on_host(ONE_DEVICE)
     assert free is None or 1e6 < free < 1e15
-    assert free_on_device() == pytest.approx(free, rel=0.5)
+    assert free_on_device(ONE_DEVICE) == pytest.approx(free, rel=0.5)
+
+
+def write(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+MACHINE = {"proc/meminfo": "MemTotal:       9000 kB\nMemAvailable:   8000 kB\n"}
+V2 = {
+    "proc/self/cgroup": "0::/slurm/job_7/step_0\n",
+    "sys/fs/cgroup/slurm/memory.max": "max\n",
+    "sys/fs/cgroup/slurm/memory.current": "1000\n",
+    "sys/fs/cgroup/slurm/job_7/memory.max": "5000000\n",
+    "sys/fs/cgroup/slurm/job_7/memory.current": "2000000\n",
+    "sys/fs/cgroup/slurm/job_7/memory.stat": "anon 1\nactive_file 300000\ninactive_file 700000\n",
+}
+V1 = {
+    "proc/self/cgroup": "9:cpu,cpuacct:/other\n4:memory:/job/step\n0::/\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "9000\n",
+    "sys/fs/cgroup/memory/job/step/memory.limit_in_bytes": "3000000\n",
+    "sys/fs/cgroup/memory/job/step/memory.usage_in_bytes": "2500000\n",
+    "sys/fs/cgroup/memory/job/step/memory.stat": "cache 5\ntotal_active_file 400000\ntotal_inactive_file 100000\n",
+    "sys/fs/cgroup/memory/other/memory.limit_in_bytes": "1\n",
+    "sys/fs/cgroup/memory/other/memory.usage_in_bytes": "0\n",
+}
+ROOT = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "700\n", "sys/fs/cgroup/memory.current": "200\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [({}, None), (MACHINE, 8192e3), (V2, 4e6), (V1, 1e6), (ROOT, 500.0), ({**MACHINE, **V2}, 4e6),
+     ({**MACHINE, "proc/self/cgroup": "0::/not/mounted\n"}, 8192e3)],
+)  # fmt: skip
+def test_limits_of_batch_systems_and_containers_are_found(tmp_path, files, free):
+    write(tmp_path, files)
+    assert free_on_host(ONE_DEVICE, tmp_path) == free
+
+
+def test_ranks_and_devices_of_a_machine_share_its_memory(tmp_path, monkeypatch):
+    write(tmp_path, MACHINE)
+    shared = replace(ONE_DEVICE, n_ranks=8, n_ranks_here=4)
+    assert free_on_host(shared, tmp_path) == 2048e3
+    monkeypatch.setattr(memory, "free_on_host", lambda devices: 2048e3)
+    device = jax.local_devices()[0]
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
+    assert free_on_device(shared) == 1024e3
 
 
 @pytest.mark.parametrize(("free", "largest"), [(1e9, 99), (205.0, 20), (29.5, 2), (20.0, 1), (19.0, 0)])
 def test_the_largest_batch_that_fits_is_named(monkeypatch, caplog, free, largest):
-    monkeypatch.setattr(memory, "free_on_device", lambda: free)
+    monkeypatch.setattr(memory, "free_on_device", lambda devices: free)
     caplog.set_level(logging.INFO)
 
     def needs(n):
         return 10.0 + 9.7 * n
 
     if largest == 99:
-        require_room(needs, 99, "frames")
+        require_room(needs, 99, "frames", ONE_DEVICE)
         assert "a step of 99 frames takes 970 B; 1 GB are free" in caplog.text
         return
     wanted = f"The largest batch that fits has {largest}: set" if largest else "Not even one fits"
     with pytest.raises(InputError, match=rf"a step of 99 frames takes 970 B of memory, and .* {wanted}"):
-        require_room(needs, 99, "frames")
+        require_room(needs, 99, "frames", ONE_DEVICE)
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path, monkeypatch):
     small.write_system(tmp_path / "water", (8,))
     changes = {"training.training_data": {"systems": [str(tmp_path / "water")], "batch_size": 8}}
-    monkeypatch.setattr(memory, "free_on_device", lambda: 6e5)
+    monkeypatch.setattr(memory, "free_on_device", lambda devices: 6e5)
     wanted = r"of 8 frames with 3 atoms takes .* The largest batch that fits has [1-7]: set"
     with pytest.raises(InputError, match=wanted):
         small.train_in(tmp_path, changes)
