@@ -213,7 +213,9 @@ def stored_frames(
     rows = _n_rows(folder.size(file), where, shape, n_frames, per_atom=per_atom)
 
     def read(frames: NDArray[np.int64]) -> NDArray[np.float64]:
-        return folder.rows(file, frames).reshape(len(frames), *shape).astype(np.float64, copy=False)
+        # a single frame may come without the axis along which frames are read
+        some = folder.rows(file, frames) if rows > 1 else folder.array(file).reshape(1, *shape)[frames]
+        return some.reshape(len(frames), *shape).astype(np.float64, copy=False)
 
     step = max(1, _BLOCK // max(1, prod(shape)))
     for first in range(0, rows, step):

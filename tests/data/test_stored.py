@@ -35,6 +35,22 @@ def test_all_frames_and_some(both):
             np.testing.assert_array_equal(given[frames], wanted[frames])
 
 
+@pytest.mark.parametrize("hdf5", [False, True])
+def test_a_single_frame_without_its_axis(tmp_path, hdf5):
+    write_system(tmp_path / "water", (1,))
+    name = str(tmp_path / "water")
+    for label, axes in (("coord", (-1,)), ("force", (-1, 3)), ("box", (3, 3)), ("energy", ()), ("virial", (9,))):
+        path = tmp_path / "water" / "set.000" / f"{label}.npy"
+        np.save(path, np.load(path).reshape(axes))
+    if hdf5:
+        to_hdf5(tmp_path / "water", tmp_path / "water.hdf5", "water")
+        name = f"{tmp_path / 'water.hdf5'}#/water"
+    here, there = (read_systems([name], ["O", "H"], stored_from=limit)[0] for limit in (np.inf, 0))
+    for given, wanted in ((there.positions, here.positions), *((there.labels[k], here.labels[k]) for k in here.labels)):
+        for frames in (slice(0, 1), np.array([0, 0]), np.array([], int)):
+            np.testing.assert_array_equal(given[frames], wanted[frames])
+
+
 def test_what_is_made_of_them(both):
     here, there = both
     twice = there.positions.then((len(there.positions), 3), lambda values: 2.0 * values.sum(axis=1))
