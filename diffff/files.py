@@ -33,6 +33,19 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For files that grow, of which `replacing` would make a copy each time.
+
+    Raises:
+        InputError: The file cannot be written: no permission, no space.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
 def in_place_of(outputs: Iterable[Path], inputs: Iterable[Path]) -> Path | None:
     """The first output that would take the place of an input; None if there is none."""
     read = {Path(file).resolve() for file in inputs}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from diffff.errors import InputError
-from diffff.files import replacing
+from diffff.files import replacing, writing
 from diffff.md.observables import Observables
 
 _UNITS = {
@@ -55,8 +55,5 @@ class Log:
                 for name in values
             )
             line, self._new = f"#{'step':>11s} {'time/ps':>16s} {names}\n{line}", False
-        try:
-            with self._path.open("a") as file:
-                file.write(line)
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written ({error.strerror}).") from error
+        with writing(self._path), self._path.open("a") as file:
+            file.write(line)

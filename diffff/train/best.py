@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffff.files import writing
 from diffff.train.checkpoint import SUFFIX, Arrays, Checkpoint, save
 
 
@@ -57,10 +58,11 @@ class BestModels:
             if match is None:
                 continue
             its_step = int(match[1])
-            if its_step not in steps or (its_step == step and old != path):
-                old.unlink()
-            elif its_step != step:
-                old.replace(self.path(its_step))
+            with writing(old):
+                if its_step not in steps or (its_step == step and old != path):
+                    old.unlink()
+                elif its_step != step:
+                    old.replace(self.path(its_step))
         return path
 
     def to_arrays(self) -> Arrays:

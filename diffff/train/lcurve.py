@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from diffff.errors import InputError
-from diffff.files import replacing
+from diffff.files import replacing, writing
 
 NAN_NOTE = "# If there is no available reference data, rmse_*_{val,trn} will print nan\n"
 
@@ -48,13 +48,11 @@ class LearningCurve:
         self.names = tuple(names)
         self.validation = validation
         is_new = continue_from is None or not self.path.exists()
-        try:
+        with writing(self.path):
             if continue_from is not None and not is_new:
                 self._drop_rows_after(continue_from)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w" if is_new else "a", encoding="utf-8")
-        except OSError as error:
-            raise self._unwritable(error) from None
         if is_new:
             self._append(self._header())
 
@@ -88,16 +86,14 @@ class LearningCurve:
         self.close()
 
     def _append(self, text: str) -> None:
-        try:
-            self._file.write(text)
-            self._file.flush()
-        except OSError as error:
-            with suppress(OSError):  # it would try to write once more
-                self._file.close()
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({error.strerror or error}).")
+        with writing(self.path):
+            try:
+                self._file.write(text)
+                self._file.flush()
+            except OSError:
+                with suppress(OSError):  # it would try to write once more
+                    self._file.close()
+                raise
 
     def _header(self) -> str:
         kinds = ("val", "trn") if self.validation else ("trn",)

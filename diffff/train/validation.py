@@ -11,6 +11,7 @@ by repetition, so that one compiled program serves all calls.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 from diffff.data.systems import System
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
-from diffff.files import replacing
+from diffff.files import replacing, writing
 from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
@@ -178,11 +179,12 @@ class FullValidation:
         """Begin the table: a new one, or the old one up to and including the step `continue_from`."""
         lines = [self._header()]
         if continue_from is not None and self.log.exists():
-            lines = []
-            for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
-                if not line.endswith("\n") or (not line.startswith("#") and int(line.split()[0]) > continue_from):
-                    break
-                lines.append(line)
+            try:
+                old = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+                whole = takewhile(lambda line: line.endswith("\n"), old)  # the last one may be cut off
+                lines = [*takewhile(lambda line: line[0] == "#" or int(line.split()[0]) <= continue_from, whole)]
+            except (OSError, ValueError, IndexError) as error:
+                raise InputError(f"{self.log}: cannot be continued ({error}). Move the file away.") from None
         with replacing(self.log) as path:
             path.write_text("".join(lines), encoding="utf-8")
 
@@ -206,7 +208,8 @@ class FullValidation:
         data, section = self.problem.valid, self.problem.given.validating
         assert data is not None  # the section needs validation data
         errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis)
-        value = _value(errors, *self.metric.split(":"))
+        own = _value(errors, *self.metric.split(":"))
+        value = float(data.devices.from_first(np.array(own)))  # by which all ranks decide the same
         lines = [self._row(step, errors)]
         writes = self.problem.devices.writes
         if self.best.enter(value, step) and section.save_best:
@@ -216,7 +219,7 @@ class FullValidation:
             lines.append(f"# saved best checkpoint: {path} ({is_best})\n")
             logger.info("full validation at step %d: %s, one of the best; saved as %s", step, is_best, path)
         if writes:
-            with self.log.open("a", encoding="utf-8") as file:
+            with writing(self.log), self.log.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
         return errors
 

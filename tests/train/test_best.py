@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffff.errors import InputError
 from diffff.train import best
 from diffff.train.best import BestModels
 
@@ -56,3 +57,10 @@ def test_record_survives_a_checkpoint(models: BestModels) -> None:
     fewer = BestModels(models.prefix, keep=1)
     fewer.from_arrays(models.to_arrays())
     assert fewer.record == models.record[:1]
+
+
+def test_a_file_that_cannot_be_removed_is_told(models: BestModels) -> None:
+    (models.prefix.parent / "best.ckpt-7.t-1.h5").mkdir()
+    models.enter(1.0, 10)
+    with pytest.raises(InputError, match=r"best\.ckpt-7\.t-1\.h5: cannot be written"):
+        models.save(10, lambda: None)

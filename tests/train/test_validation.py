@@ -205,6 +205,24 @@ def test_virial_replaces_stress_where_it_ranks(tmp_path: Path) -> None:
     assert check.log.read_text().splitlines()[0].split()[-2:] == ["V_MAE(meV/atom)", "V_RMSE(meV/atom)"]
 
 
+def test_full_disks_are_told(tmp_path: Path) -> None:
+    system = write_system(tmp_path / "data", (3,))
+    given = read_input(write_input(tmp_path, [system], {"full_validation": True, "save_best": False}))
+    problem = prepare(given, None, skip_neighbor_stat=True)
+    (check,) = full_validations(problem)
+    check = dataclasses.replace(check, log=Path("/dev/full"))
+    with pytest.raises(InputError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        check.run(1, {"last": problem.params}, None, lambda: None)
+
+
+def test_a_table_that_is_none_is_not_continued(problem: Problem, tmp_path: Path) -> None:
+    (tmp_path / "val.log").write_text("# step\nfive 1.0\n")
+    given = problem.given.validating.model_copy(update={"full_validation": True, "full_val_file": tmp_path / "val.log"})
+    problem = dataclasses.replace(problem, given=problem.given.model_copy(update={"validating": given}))
+    with pytest.raises(InputError, match=r"val\.log: cannot be continued .*five.* Move the file away"):
+        full_validations(problem)[0].open(5)
+
+
 @pytest.mark.parametrize(("metric", "missing"), [("V:MAE", "virial"), ("S:RMSE", "box")])
 def test_metric_without_label_is_refused(tmp_path: Path, metric: str, missing: str) -> None:
     system = write_system(tmp_path / "data", (3,))
