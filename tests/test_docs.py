@@ -1,5 +1,6 @@
 """What README.md and the pages in docs/ show works: Python blocks run, commands have the options given there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,9 @@ from diffff.cli import main
 from diffff.formats.deepmd import save_model
 from diffff.potentials.deep import DeepModel
 from diffff.spec import validate
+from diffff.train.config import Input
+from diffff.train.fit_config import FitInput
+from diffff.train.start import has_network
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("README.md", "fit.md", "fit-examples.md", "forcefield.md", "simulate.md", "openmm.md", "engines.md")
@@ -51,6 +55,20 @@ def test_python_runs(page: Path) -> None:
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
     assert jax.config.read("jax_enable_x64")
+
+
+def test_inputs_of_fits_validate() -> None:
+    """Blocks that are sections only are completed by what every training needs."""
+    others = {"learning_rate": {"start_lr": 1e-3}, "training": {"training_data": {"systems": "x"}, "numb_steps": 1}}
+    found = []
+    for block in blocks(ROOT / "docs/fit.md", "json"):
+        given = json.loads(block if block.startswith("{") else f"{{{block}}}")
+        found.append(has_network(given))
+        if found[-1]:
+            validate(Input, {**others, **given}, block)
+        else:
+            validate(FitInput, given, block)
+    assert found == [False, True]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
