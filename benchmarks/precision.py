@@ -87,10 +87,10 @@ def final_errors(file: Path) -> tuple[float, float]:
     """Train, and return the root mean square errors of energy (meV/atom) and force (meV/Å) over the validation data."""
     from diffff import spec
     from diffff.train.config import read_input
+    from diffff.train.data_errors import errors_over
     from diffff.train.interruption import Interruption
     from diffff.train.loop import Run
     from diffff.train.setup import prepare
-    from diffff.train.validation import errors_over
 
     given = read_input(file)
     problem = prepare(given, None, skip_neighbor_stat=True)
@@ -98,7 +98,7 @@ def final_errors(file: Path) -> tuple[float, float]:
     with Interruption() as interruption:
         run.to_the_end(spec.completed(given), interruption, resumed=False)
     assert problem.valid is not None
-    errors, _ = errors_over(problem.model, run._weights()["last"], problem.valid, run.basis)
+    errors = errors_over(problem.model, run._weights()["last"], problem.valid, run.basis)
     return 1e3 * errors.rmse("e_peratom"), 1e3 * errors.rmse("f")
 
 

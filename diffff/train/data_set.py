@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,24 @@ Batch = tuple[int, Ints, Frames, np.ndarray]
 _AHEAD = 3  # batches that are made ready while others are computed
 
 
+class OfForceField(NamedTuple):
+    """Systems of which a force field makes a part.
+
+    Attributes:
+        measured: with the labels of the data.
+        left: with what the force field of the files leaves of the labels.
+    """
+
+    measured: Sequence[System]
+    left: Sequence[System]
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Systems with their frames, and how batches are drawn.
 
     Attributes:
-        systems: the systems.
+        systems: the systems, with the labels of the training.
         sizes: frames per batch of each system.
         probabilities: of each system.
         groups: the frames on the host.
@@ -36,6 +49,7 @@ class DataSet:
         devices: to which frames go.
         on_device: all frames of each group on the device; None: only those of a batch are brought there.
         n_shares: number of devices to which a batch of so many times ``sizes`` frames is dealt.
+        of_force_field: the systems as the data have them, and without a force field; None: there is none.
     """
 
     systems: Sequence[System]
@@ -46,6 +60,7 @@ class DataSet:
     devices: Devices
     on_device: Sequence[Frames] | None
     n_shares: int = 1
+    of_force_field: OfForceField | None = None
 
     @property
     def whole_sizes(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from diffff.model import Model
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
+from diffff.train.data_errors import SUMMARY_FRAMES, errors_over
 from diffff.train.data_set import Batch
 from diffff.train.devices import Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
@@ -38,7 +39,8 @@ from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
 from diffff.train.step import Metrics, Step, TrainState, batch_errors, make_step, mean_power, spread
-from diffff.train.validation import SUMMARY_FRAMES, FullValidation, errors_over, full_validations, summary
+from diffff.train.summary import summary
+from diffff.train.validation import FullValidation, full_validations
 
 logger = logging.getLogger(__name__)
 
@@ -378,7 +380,7 @@ class Run:
     def _write_rows(self, moved: MovedRows) -> None:
         """Tell what has become of the numbers of the force field, and write its files."""
         problem, devices, weights = self.problem, self.problem.devices, self._weights()["last"]
-        errors, _ = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES)
+        errors = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES)
         assert problem.train.on_device is not None  # a force field that moves keeps what it needs of all frames
         groups = [devices.local(group)[0][1] for group in problem.train.on_device]
         v = np.asarray(weights[GROUP][LEAF])

@@ -21,7 +21,7 @@ from diffff.potentials.deep import DeepModel
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
-from diffff.train.data_set import DataSet
+from diffff.train.data_set import DataSet, OfForceField
 from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
@@ -116,14 +116,14 @@ def prepare(
     if valid_data is not None:
         folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
         valid_systems = _read(given, valid_data, folders, type_map, devices)
-    moved, learned, train_systems, valid_systems = _on_force_field(
-        given, folder, type_map, train_systems, valid_systems
-    )
+    moved, splits = _on_force_field(given, folder, type_map, train_systems, valid_systems)
+    if splits is not None and moved is None:
+        train_systems, valid_systems = (list(split.left) for split in splits)
     rcut = given.deep.descriptor.rcut
     sizes = batch_sizes(train_data.batch_size, train_systems)
     valid_sizes = () if valid_data is None else batch_sizes(valid_data.batch_size, valid_systems)
     if given.force_field is None:  # which wants the atoms of its topology
-        learned = train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
+        train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
         valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
     store = _store(given, devices)
     tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), store, devices)
@@ -135,9 +135,13 @@ def prepare(
     train, *validation = _data_sets(given, parts, moved, devices)
     train = replace(train, n_shares=devices.n)
     valid = validation[0] if validation else None
+    if splits is not None:
+        train = replace(train, of_force_field=splits[0])
+        valid = None if valid is None else replace(valid, of_force_field=splits[1])
     for title, data in (("training", train), ("validation", valid)):
         if data is not None:
             logger.info("%s data\n%s", title, systems_table(data.systems, data.sizes, data.probabilities))
+    learned = train_systems if splits is None else splits[0].left
     if source is None:
         seed = 0 if training.seed is None else training.seed
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
@@ -174,13 +178,10 @@ def _silent(params: Params) -> Params:
 
 def _on_force_field(
     given: Input, folder: Path, type_map: Sequence[str], train: list[System], valid: list[System]
-) -> tuple[MovedRows | None, list[System], list[System], list[System]]:
-    """What moves of a force field, what it leaves the network to learn at the start, and the data of the training.
-
-    A force field of which nothing moves is taken from the labels of all data; the training sees the rest.
-    """
+) -> tuple[MovedRows | None, tuple[OfForceField, OfForceField] | None]:
+    """What moves of a force field, and what it leaves of the labels of training and validation data at the start."""
     if given.force_field is None:
-        return None, train, train, valid
+        return None, None
     xml, weight = given.force_field
     part = ForceFieldPart.read(xml, weight, type_map, folder)
     targets = {label for term in given.loss.terms for label in given.loss.labels(term)}
@@ -188,14 +189,15 @@ def _on_force_field(
         if data is not None and data.check_units is not False:
             for system in systems:
                 part.require_plausible(system, data.units, targets)
-    learned = [part.without(system) for system in train]
-    if given.parameters is not None:
-        found, free = part.moves(given.parameters, [*train, *valid])
-        part.require_apart(Path(given.training.xml_dir))
-        logger.info("%s", table_of(found, free, part.field.units))
-        return MovedRows(part, found, free), learned, train, valid
-    logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
-    return None, learned, learned, [part.without(system) for system in valid]
+    train_split, valid_split = (OfForceField(some, [part.without(one) for one in some]) for some in (train, valid))
+    splits = train_split, valid_split
+    if given.parameters is None:
+        logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
+        return None, splits
+    found, free = part.moves(given.parameters, [*train, *valid])
+    part.require_apart(Path(given.training.xml_dir))
+    logger.info("%s", table_of(found, free, part.field.units))
+    return MovedRows(part, found, free), splits
 
 
 def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:

@@ -1,43 +1,31 @@
-"""Errors over whole data sets while a model is trained: full validation, and the summary at the end of a run.
+"""Full validation while a model is trained: the errors over all validation data now and then, and the best models.
 
-Full validation writes `val.log`, a table in DeePMD-kit's form, and keeps the best models:
+It writes `val.log`, a table in DeePMD-kit's form, and keeps the best models:
 
     #  step  E_MAE(meV/atom) E_RMSE(meV/atom) F_MAE(meV/Å) F_RMSE(meV/Å) S_MAE(meV/Å³) S_RMSE(meV/Å³)
-
-Frames have their pairs already; a fixed number of them is predicted at once, the last lot filled up
-by repetition, so that one compiled program serves all calls.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
-from diffff.data.systems import System
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.files import replacing, writing
-from diffff.potentials.deep import DeepModel
 from diffff.train.best import BestModels
 from diffff.train.checkpoint import Checkpoint
-from diffff.train.data_set import DataSet
-from diffff.train.devices import Devices
-from diffff.train.evaluate import Errors, compare
-from diffff.train.frames import Frames
+from diffff.train.data_errors import errors_over
+from diffff.train.evaluate import Errors
 from diffff.train.setup import Problem
-from diffff.train.step import predict_batch
 
 Params = dict[str, Any]
 Weights = Mapping[str, Params]
 logger = logging.getLogger(__name__)
-
-CHUNK_ATOMS = 1024  # atoms predicted at once
-SUMMARY_FRAMES = 500  # frames of the training data that the summary looks at
 
 # Letter of a metric -> quantity of `Errors`, unit; all are shown in thousandths.
 _QUANTITIES = {
@@ -50,99 +38,6 @@ _LABELS = {"E": "energy", "F": "force", "S": "virial", "V": "virial"}
 _NOTE = "# E and V: per atom; F: per component; S: virial over volume\n"
 
 
-def errors_over(
-    model: DeepModel,
-    params: Params,
-    data: DataSet,
-    basis: SplineBasis | None,
-    limit: int | None = None,
-) -> tuple[Errors, Errors]:
-    """Errors of the predictions for all frames, and those of the prediction that all forces are zero.
-
-    Args:
-        model: Hyper-parameters.
-        params: Parameter tree, ``{"DeepPot": ...}``.
-        data: Systems with their frames.
-        basis: Spline functions, or None for the direct path.
-        limit: Look at so many frames at most, spread evenly over the data; None: at all.
-    """
-    chosen = _chosen([system.n_frames for system in data.systems], limit)
-    total, zero = Errors(), Errors()
-    for g in range(len(data.groups)):
-        members = [i for i, place in enumerate(data.places) if place.group == g and len(chosen[i])]
-        if not members:
-            continue
-        indices = np.concatenate([data.places[i].start + chosen[i] for i in members])
-        prediction = _prediction(model, params, data, g, indices, basis)
-        begin = 0
-        for i in members:
-            end = begin + len(chosen[i])
-            mine = {name: values[begin:end] for name, values in prediction.items()}
-            total = total + _compared(mine, data.systems[i], chosen[i], model.type_map)
-            zero = zero + _compared({"force": np.zeros_like(mine["force"])}, data.systems[i], chosen[i], model.type_map)
-            begin = end
-    return total, zero
-
-
-def _chosen(n_frames: Sequence[int], limit: int | None) -> list[np.ndarray]:
-    """Frames of each system to look at.
-
-    >>> [frames.tolist() for frames in _chosen([3, 4], limit=4)]
-    [[0, 2], [1, 3]]
-    """
-    total = sum(n_frames)
-    frames = np.arange(total) if limit is None or total <= limit else np.linspace(0, total - 1, limit).astype(int)
-    ends = np.cumsum(n_frames)
-    return [frames[(frames >= end - n) & (frames < end)] - (end - n) for n, end in zip(n_frames, ends, strict=True)]
-
-
-def _prediction(
-    model: DeepModel,
-    params: Params,
-    data: DataSet,
-    group: int,
-    indices: np.ndarray,
-    basis: SplineBasis | None,
-) -> dict[str, np.ndarray]:
-    """Energy, force and virial of frames of a group."""
-    devices = data.devices
-    size = devices.n * max(1, CHUNK_ATOMS // sum(data.groups[group].systems[0].layout))
-    parts = []
-    for begin in range(0, len(indices), size):
-        some = indices[begin : begin + size]
-        frames, places = data.gather(group, np.pad(some, (0, size - len(some)), mode="edge"))
-        inputs = {name: frames.labels[name] for name in ("fparam", "aparam") if name in frames.labels}
-        out = _predict(model, params, replace(frames, labels=inputs), devices.dealt(places), basis, devices)
-        parts.append({name: np.asarray(out[name])[: len(some)] for name in ("energy", "force", "virial")})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _share_predicted(
-    model: DeepModel, params: Params, group: Frames, indices: jax.Array, basis: SplineBasis | None, devices: Devices
-) -> dict[str, jax.Array]:
-    def of_share(params: Params, group: Frames, indices: jax.Array) -> dict[str, jax.Array]:
-        return devices.joined(predict_batch(model, params, group.take(indices), basis))
-
-    return devices.on_each(of_share, 3, dealt=2, out=False)(params, group, indices)
-
-
-_predict = jax.jit(_share_predicted, static_argnames=("model", "basis", "devices"))
-
-
-def _compared(
-    prediction: Mapping[str, np.ndarray], system: System, frames: np.ndarray, type_map: Sequence[str]
-) -> Errors:
-    return compare(
-        prediction,
-        {name: system.labels[name][frames] for name in ("energy", "force", "virial") if name in system.labels},
-        system.types,
-        type_map,
-        real=None if system.real is None else system.real[frames],
-        boxes=None if system.boxes is None else system.boxes[frames],
-    )
-
-
-# ---------------------------------------------------------------------- during the run
 @dataclass(frozen=True)
 class FullValidation:
     """Errors over all validation frames now and then, for the weights themselves or their moving average.
@@ -207,7 +102,7 @@ class FullValidation:
         """
         data, section = self.problem.valid, self.problem.given.validating
         assert data is not None  # the section needs validation data
-        errors, _ = errors_over(self.problem.model, weights[self.weights], data, basis)
+        errors = errors_over(self.problem.model, weights[self.weights], data, basis)
         own = _value(errors, *self.metric.split(":"))
         value = float(data.devices.from_first(np.array(own)))  # by which all ranks decide the same
         lines = [self._row(step, errors)]
@@ -291,36 +186,3 @@ def _number(value: float) -> str:
     ('0.0012346', '98.700', 'nan')
     """
     return np.format_float_positional(value, precision=5, unique=False, fractional=False, trim="k").rstrip(".")
-
-
-# ---------------------------------------------------------------------- at its end
-def summary(problem: Problem, weights: Weights, basis: SplineBasis | None) -> str:
-    """A table of the errors over the training and the validation data.
-
-    Args:
-        problem: What was trained on what.
-        weights: Parameter trees: "last", and the averages that were kept, "ema" and "swa".
-        basis: Spline functions, or None for the direct path.
-
-    Returns:
-        Root mean square errors of the energy per atom, force and virial per atom, and the error of the force as a
-        fraction of the root mean square of the labels, which is the error of a model that predicts zero.
-    """
-    lines = ["root mean square errors     frames  energy/atom        force   force/zero  virial/atom"]
-    for name, params in weights.items():
-        for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
-            if data is None:
-                continue
-            errors, zero = errors_over(problem.model, params, data, basis, limit)
-            row = title if name == "last" else f"{title}, {name.upper()} weights"
-            n_frames = sum(system.n_frames for system in data.systems)
-            frames = str(errors.n_frames) if errors.n_frames == n_frames else f"{errors.n_frames} of {n_frames}"
-            ratio = errors.rmse("f") / zero.rmse("f") if zero.rmse("f") else float("nan")
-            energy, force, virial = (_shown(errors, letter) for letter in "EFV")
-            lines.append(f"{row:<24}{frames:>10}{energy:>13}{force:>13}{ratio:>13.1%}{virial:>13}")
-    return "\n".join([*lines, "force/zero: relative to the error of a model whose forces are all zero"])
-
-
-def _shown(errors: Errors, letter: str) -> str:
-    value = _value(errors, letter, "RMSE")
-    return "no label" if np.isnan(value) else f"{value:.4g} {_QUANTITIES[letter][1].removesuffix('/atom')}"

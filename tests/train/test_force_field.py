@@ -23,12 +23,14 @@ from diffff.model import Model
 from diffff.report.run import report
 from diffff.train import checkpoint as ckpt
 from diffff.train.config import read_input
+from diffff.train.data_errors import errors_of_nothing
 from diffff.train.evaluate import Errors, Sums, evaluate
 from diffff.train.force_field import FREE
 from diffff.train.groups import merge, partition
 from diffff.train.setup import prepare
 from diffff.train.start import start
 from diffff.train.step import batch_loss
+from diffff.train.summary import aligned, summary
 from tests.train.made_fit import RULES, XML, perturbed, write_data, write_input, write_molecule
 
 NETWORK = {
@@ -97,6 +99,33 @@ def test_a_sum_begins_as_its_force_field(folder):
     network = Model(spec=problem.model, params=problem.params)
     (system,) = problem.train.systems
     assert np.abs(evaluate(network, system, np.arange(8))["force"]).max() == 0.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"parameters": MOVING}], ids=["as it is", "moving"])
+def test_errors_are_told_beside_those_of_the_force_field_alone(folder, changes):
+    """And of a model without forces, from the labels of the data, whether they are taken from these or not."""
+    write_data(folder / "left", 8, seed=2, xml=(folder / "mol.xml").read_text())
+    problem = problem_of(folder, sum_input(**changes))
+    zero, alone = errors_of_nothing(problem.train, problem.model.type_map)
+    force, energy = (np.load(f"train/set.000/{name}.npy") for name in ("force", "energy"))
+    missing, off = (np.load(f"left/set.000/{name}.npy") for name in ("force", "energy"))
+    assert zero.rmse("f") == pytest.approx(np.sqrt(np.mean(force**2)), rel=1e-9)
+    assert alone.rmse("f") == pytest.approx(np.sqrt(np.mean((force - missing) ** 2)), rel=1e-6)
+    assert alone.rmse("e") == pytest.approx(np.std(energy - off), rel=1e-6)
+    head, field, both, *notes = summary(problem, {"last": problem.params}, None).splitlines()
+    assert field.split("  ")[0] == "training, force field alone" and both.split("  ")[0].strip() == "training"
+    assert f"{1000 * alone.rmse('f'):.4g} meV/Å" in field and f"{1000 * alone.rmse('f'):.4g} meV/Å" in both
+    assert f"{alone.rmse('f') / zero.rmse('f'):.1%}" in both  # the network says nothing yet
+    assert len({len(head), len(field), len(both)}) == 1 and "force field alone: " in notes[-1]
+
+
+def test_wide_errors_stay_in_their_columns():
+    rows = aligned([("", "frames", "energy/atom"), ("training", "2 of 10", "2.675e+04 eV"), ("v", "3", "1 meV")])
+    assert rows == [
+        "           frames   energy/atom",
+        "training  2 of 10  2.675e+04 eV",
+        "v               3         1 meV",
+    ]
 
 
 def test_weights_count(folder):

@@ -12,12 +12,15 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.model import Model
-from diffff.train import checkpoint, validation
+from diffff.train import checkpoint, data_errors
+from diffff.train import summary as summaries
 from diffff.train.config import read_input
+from diffff.train.data_errors import errors_of_nothing, errors_over
 from diffff.train.evaluate import Errors, compare, evaluate
 from diffff.train.loop import train
 from diffff.train.setup import Problem, prepare
-from diffff.train.validation import errors_over, full_validations, summary
+from diffff.train.summary import summary
+from diffff.train.validation import full_validations
 from tests.train.made_systems import write_mixed_system, write_system
 
 
@@ -63,9 +66,11 @@ def by_frame(problem: Problem) -> Errors:
 
 @pytest.mark.parametrize("chunk_atoms", [7, 1024])
 def test_agrees_with_evaluation_frame_by_frame(problem: Problem, monkeypatch, chunk_atoms: int) -> None:
-    monkeypatch.setattr(validation, "CHUNK_ATOMS", chunk_atoms)
+    monkeypatch.setattr(data_errors, "CHUNK_ATOMS", chunk_atoms)
     basis = Model(spec=problem.model, params=problem.params).basis(problem.shortest)
-    found, zero = errors_over(problem.model, problem.params, problem.train, basis)
+    found = errors_over(problem.model, problem.params, problem.train, basis)
+    zero, alone = errors_of_nothing(problem.train, problem.model.type_map)
+    assert alone is None
     wanted = by_frame(problem)
     assert found.n_frames == wanted.n_frames == 12
     for quantity in wanted.sums:
@@ -80,10 +85,10 @@ def test_is_compiled_once_for_each_group(problem: Problem, monkeypatch) -> None:
 
     def counted(*arguments):
         traced.append(arguments)
-        return validation._share_predicted(*arguments)
+        return data_errors._share_predicted(*arguments)
 
-    monkeypatch.setattr(validation, "_predict", jax.jit(counted, static_argnums=(0, 4, 5)))
-    monkeypatch.setattr(validation, "CHUNK_ATOMS", 7)
+    monkeypatch.setattr(data_errors, "_predict", jax.jit(counted, static_argnums=(0, 4, 5)))
+    monkeypatch.setattr(data_errors, "CHUNK_ATOMS", 7)
     for factor in (1.0, 1.1):
         params = jax.tree.map(lambda x, factor=factor: factor * x, problem.params)
         errors_over(problem.model, params, problem.train, None)
@@ -92,17 +97,17 @@ def test_is_compiled_once_for_each_group(problem: Problem, monkeypatch) -> None:
 
 
 def test_summary_says_how_many_frames_it_looked_at(problem: Problem, monkeypatch) -> None:
-    monkeypatch.setattr(validation, "SUMMARY_FRAMES", 5)
+    monkeypatch.setattr(summaries, "SUMMARY_FRAMES", 5)
     basis = Model(spec=problem.model, params=problem.params).basis(problem.shortest)
     lines = summary(problem, {"last": problem.params, "ema": problem.params}, basis).splitlines()
     assert [line.split("  ")[0] for line in lines[1:5]] == [
-        "training", "validation", "training, EMA weights", "validation, EMA weights",
+        "training", "training, EMA weights", "validation", "validation, EMA weights",
     ]  # fmt: skip
     assert "5 of 12" in lines[1]
-    assert lines[2].split()[1] == "12"
+    assert lines[3].split()[1] == "12"
     wanted = by_frame(problem)
-    assert f"{1000 * wanted.rmse('e_peratom'):.4g} meV" in lines[2]
-    assert f"{1000 * wanted.rmse('f'):.4g} meV/Å" in lines[2]
+    assert f"{1000 * wanted.rmse('e_peratom'):.4g} meV" in lines[3]
+    assert f"{1000 * wanted.rmse('f'):.4g} meV/Å" in lines[3]
 
 
 VALIDATING = {

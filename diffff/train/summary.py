@@ -1,0 +1,70 @@
+"""The table of errors that a training of a network ends with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffff.descriptors.radial import SplineBasis
+from diffff.train.data_errors import SUMMARY_FRAMES, errors_of_nothing, errors_over
+from diffff.train.evaluate import Errors
+from diffff.train.setup import Problem
+
+_COLUMNS = {"e_peratom": ("energy/atom", "eV"), "f": ("force", "eV/Å"), "v_peratom": ("virial/atom", "eV")}
+_SMALL = 10.0  # eV, from which on errors are not told in thousandths
+
+
+def summary(problem: Problem, weights: Mapping[str, dict[str, Any]], basis: SplineBasis | None) -> str:
+    """A table of the errors over the training and the validation data.
+
+    Args:
+        problem: What was trained on what.
+        weights: Parameter trees: "last", and the averages that were kept, "ema" and "swa".
+        basis: Spline functions, or None for the direct path.
+
+    Returns:
+        Root mean square errors of the energy per atom, force and virial per atom, and the error of the force as a
+        fraction of the root mean square of the labels, which is the error of a model that predicts zero. On a force
+        field also those of that alone.
+    """
+    rows = [("root mean square errors", "frames", *(title for title, _ in _COLUMNS.values()), "force/zero")]
+    has_field = False
+    for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
+        if data is None:
+            continue
+        n_frames = sum(system.n_frames for system in data.systems)
+        zero, alone = errors_of_nothing(data, problem.model.type_map, limit)
+        found = {} if alone is None else {f"{title}, force field alone": alone}
+        has_field = has_field or alone is not None
+        for name, params in weights.items():
+            row = title if name == "last" else f"{title}, {name.upper()} weights"
+            found[row] = errors_over(problem.model, params, data, basis, limit)
+        for row, errors in found.items():
+            frames = str(errors.n_frames) if errors.n_frames == n_frames else f"{errors.n_frames} of {n_frames}"
+            ratio = errors.rmse("f") / zero.rmse("f") if zero.rmse("f") else float("nan")
+            rows.append((row, frames, *(_shown(errors, name) for name in _COLUMNS), f"{ratio:.1%}"))
+    notes = ["force/zero: relative to the error of a model whose forces are all zero"]
+    if has_field:
+        notes.append(
+            "force field alone: that of the files the run began with, energies up to a constant of each system"
+        )
+    return "\n".join([*aligned(rows), *notes])
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """The rows of a table with two spaces or more between columns, the first to the left, the others to the right.
+
+    Example:
+        >>> aligned([("", "force"), ("training", "1.5 eV/Å")])
+        ['             force', 'training  1.5 eV/Å']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for first, *cells in rows
+    ]
+
+
+def _shown(errors: Errors, quantity: str) -> str:
+    value, unit = errors.rmse(quantity), _COLUMNS[quantity][1]
+    if value != value:
+        return "no label"
+    return f"{1000.0 * value:.4g} m{unit}" if value < _SMALL else f"{value:.4g} {unit}"
