@@ -40,12 +40,12 @@ class Outcome(NamedTuple):
     Attributes:
         free: free variables ``(n_free,)``.
         n_steps: steps made.
-        converged: whether it is a minimum by the tolerances.
+        converged: whether it is a minimum by the tolerances; None: the optimiser does not ask.
     """
 
     free: np.ndarray
     n_steps: int
-    converged: bool
+    converged: bool | None
 
 
 class Minimizer(Protocol):

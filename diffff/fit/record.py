@@ -27,7 +27,7 @@ _KEYS = {  # of a part, or of each of its entries
         *("scale", "bounds", "prior"),
     ),
     "combinations": ("sloppy", "stiff"),
-    "errors": ("split", "system", "target", "unit", "sigma", "n_frames", "before", "after"),
+    "errors": ("split", "system", "target", "unit", "sigma", "n_frames", "n_values", "before", "after"),
     "left_out": ("system", "errors"),
 }
 _N_COMBINATIONS = 6
@@ -89,7 +89,8 @@ def record(
     """What ``fit.json`` holds: only what JSON can, null for what is infinite.
 
     Keys:
-        objective: start, end, converged, steps, scatter (s of `diffff.fit.information`).
+        objective: start, end, converged (null: the optimiser does not ask), steps, scatter (s of
+            `diffff.fit.information`).
         numbers: for each its label, array, index, file, line, attribute, unit, start, value, error (null: not
             determined), from_data, standing (null, or what is told in the place of the error), scale, bounds and prior.
         spectrum: eigenvalues of J^T J relative to the largest, ascending.
@@ -111,7 +112,7 @@ def record(
         "objective": {
             "start": float(fit.start),
             "end": float(fit.end),
-            "converged": bool(fit.converged),
+            "converged": fit.converged,
             "steps": int(fit.n_steps),
             "scatter": float(fit.known.scatter),
         },
@@ -153,6 +154,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
                 lacks = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
                 raise InputError(f'{path}: an entry of "{part}" lacks "{lacks}". Is the file damaged?')
     return content
+
+
+def pooled(entries: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Root mean square errors before and after over several entries of "errors" of one target; nan if one is."""
+    sizes, before, after = np.array([(one["n_values"], one["before"], one["after"]) for one in entries], float).T
+    return float(np.sqrt(sizes @ before**2 / sizes.sum())), float(np.sqrt(sizes @ after**2 / sizes.sum()))
 
 
 def _errors(one: Parity) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Fit(NamedTuple):
         start: objective at the start, half the sum of squares, priors included.
         end: that at the end.
         n_steps: steps made.
-        converged: whether it is a minimum by the tolerances.
+        converged: whether it is a minimum by the tolerances; None: the optimiser follows a schedule and does not ask.
         known: how well each number is known.
         labels: of the numbers, in the order of ``known``.
         begun: values of the numbers at the start.
@@ -35,7 +35,7 @@ class Fit(NamedTuple):
     start: float
     end: float
     n_steps: int
-    converged: bool
+    converged: bool | None
     known: Known
     labels: tuple[str, ...]
     begun: np.ndarray

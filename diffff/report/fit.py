@@ -9,6 +9,7 @@ import numpy as np
 from diffff.fit.information import RANK_TOLERANCE
 from diffff.fit.notes import with_error
 from diffff.fit.parity import Parity
+from diffff.fit.record import pooled
 from diffff.fit.standing import UNKNOWN
 from diffff.report import figures
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, table, tag
@@ -22,9 +23,9 @@ _MOST_NUMBERS = 2000  # in the table of all numbers
 def sections(record: dict[str, Any], parities: Sequence[Parity]) -> list[Section]:
     """What a fit's record tells; the first section is the summary."""
     parts = [
-        Section("summary", "Summary", _summary(record, parities)),
+        Section("summary", "Summary", _summary(record)),
         Section("parity", "Predictions and reference", _parity(parities)),
-        Section("errors", "Errors by system", _errors(record, parities)),
+        Section("errors", "Errors by system", join([*_errors(record["errors"]), *_left_out(record)])),
         Section("residuals", "Residuals", _residuals(record, parities)),
         Section("moves", "How far the numbers moved", _moves(record["numbers"])),
         Section("directions", "What the data determine", _directions(record)),
@@ -42,25 +43,25 @@ def of_rows(numbers: Sequence[dict[str, Any]]) -> list[Section]:
     ]
 
 
-def _summary(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
+def _summary(record: dict[str, Any]) -> Html:
     objective, numbers = record["objective"], record["numbers"]
     n_frames = {split: _n_frames(record["errors"], split) for split in SPLITS}
     n_systems = len({one["system"] for one in record["errors"] if one["split"] == "train"})
     loose = sum(_standing(one) == UNKNOWN for one in numbers)
     arrays = {one["array"] for one in numbers}
-    how = "reached a minimum" if objective["converged"] else "had not reached a minimum"
+    how = {True: "reached a minimum after", False: "had not reached a minimum after"}
     words = (
         f"The fit to {_several(n_frames['train'], 'frame')} of {_several(n_systems, 'system')} moved "
-        f"{_several(len(numbers), 'number')} of {_several(len(arrays), 'array')} and {how} after "
+        f"{_several(len(numbers), 'number')} of {_several(len(arrays), 'array')} and "
+        f"{how.get(objective['converged'], 'went down to the end of its learning rate in')} "
         f"{_several(objective['steps'], 'step')}. The objective went from {number(objective['start'], 4)} to "
         f"{number(objective['end'], 4)}."
     )
-    pooled = [(one, _pooled([p for p in parities if (p.split, p.target) == one])) for one in _pairs(parities)]
-    best = [(split, target, rms) for (split, target), rms in pooled if target == "force"]
-    best = [one for one in best if one[0] == "valid"] or best
-    for split, target, (before, after) in best:
-        unit = next(p.unit for p in parities if p.target == target)
-        words += f" The {target} error on {SPLITS[split]} frames went from {number(before)} to {number(after)} {unit}."
+    forces = {
+        split: [one for one in record["errors"] if (one["split"], one["target"]) == (split, "force")]
+        for split in ("valid", "train")
+    }
+    split, some = next(((split, some) for split, some in forces.items() if some), ("", []))
     shown = {
         "Objective": (
             f"{number(objective['start'])} → {number(objective['end'])}",
@@ -70,15 +71,16 @@ def _summary(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
         "Numbers": (str(len(numbers)), f"{loose} not determined by the data" if loose else "all determined"),
         "Scatter": (number(objective["scatter"]), "residuals in units of the sigmas; 1 if these are right"),
     }
-    for split, target, (before, after) in best[:1]:
-        unit = next(p.unit for p in parities if p.target == target)
+    if some:
+        (before, after), unit = pooled(some), some[0]["unit"]
+        words += f" The force error on {SPLITS[split]} frames went from {number(before)} to {number(after)} {unit}."
         shown["Force error"] = (f"{number(before)} → {number(after)}", f"{unit}, {SPLITS[split]}")
     return join([tag("p", words, class_="lead"), facts(shown)])
 
 
 def _parity(parities: Sequence[Parity]) -> Html:
     panels = []
-    for split, target in _pairs(parities):
+    for split, target in _pairs([{"split": one.split, "target": one.target} for one in parities]):
         some = [one for one in parities if (one.split, one.target) == (split, target)]
         reference = np.concatenate([one.reference.ravel() for one in some])
         before = np.concatenate([one.before.ravel() for one in some])
@@ -88,23 +90,21 @@ def _parity(parities: Sequence[Parity]) -> Html:
     return grid(panels) if panels else Html("")
 
 
-def _errors(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
+def _errors(errors: Sequence[dict[str, Any]]) -> Iterable[Html]:
     titles = ("frames", "before", "after", "after / before")
     columns = [Column("System", "any"), *(Column(title, "n") for title in titles)]
     groups: dict[str, list[Rows]] = {}
-    for split, target in _pairs(parities):
-        some = [one for one in record["errors"] if (one["split"], one["target"]) == (split, target)]
+    for split, target in _pairs(errors):
+        some = [one for one in errors if (one["split"], one["target"]) == (split, target)]
         rows = [(one["system"], one["n_frames"], *_ratio(one["before"], one["after"])) for one in some]
         total = None
         if len(some) > 1:
-            pooled = _pooled([p for p in parities if (p.split, p.target) == (split, target)])
-            total = ("all", sum(one["n_frames"] for one in some), *_ratio(*pooled))
+            total = ("all", sum(one["n_frames"] for one in some), *_ratio(*pooled(some)))
         note = f"{some[0]['unit']}, sigma {_plain(some[0]['sigma'])}"
         groups.setdefault(split, []).append(Rows(f"{target.capitalize()}, {SPLITS[split]}", note, rows, total))
-    if not groups:
-        return Html("")
-    words = tag("p", "Root mean square errors before and after the fit.", class_="quiet")
-    return join([words, grid([table(columns, some) for some in groups.values()], "tables"), *_left_out(record)])
+    if groups:
+        yield tag("p", "Root mean square errors before and after the fit.", class_="quiet")
+        yield grid([table(columns, some) for some in groups.values()], "tables")
 
 
 def _left_out(record: dict[str, Any]) -> Iterable[Html]:
@@ -244,19 +244,11 @@ def _by_array(numbers: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any
     return found
 
 
-def _pairs(parities: Sequence[Parity]) -> list[tuple[str, str]]:
+def _pairs(errors: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     """Split and target, targets in their order, training first."""
-    targets = dict.fromkeys(one.target for one in parities)
-    there = {(one.split, one.target) for one in parities}
+    there = dict.fromkeys((one["split"], one["target"]) for one in errors)
+    targets = dict.fromkeys(target for _, target in there)
     return [(split, target) for target in targets for split in SPLITS if (split, target) in there]
-
-
-def _pooled(parities: Sequence[Parity]) -> tuple[float, float]:
-    """Root mean square errors over several systems, before and after."""
-    sizes = np.array([one.reference.size for one in parities])
-    squares = np.array([one.rmse() for one in parities]) ** 2
-    before, after = np.sqrt(sizes @ squares / sizes.sum())
-    return float(before), float(after)
 
 
 def _n_frames(errors: Sequence[dict[str, Any]], split: str) -> int:

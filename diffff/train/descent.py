@@ -48,4 +48,4 @@ class Descent:
             leaves = optax.apply_updates(leaves, updates)
             arrays = {name: np.asarray(array) for name, array in state_to_arrays(state).items()}
             callback(step + 1, np.asarray(leaves[_LEAF]), arrays)
-        return Outcome(np.asarray(leaves[_LEAF]), max_steps, False)
+        return Outcome(np.asarray(leaves[_LEAF]), max_steps, None)

@@ -23,6 +23,7 @@ from diffff.fit.provenance import provenance
 from diffff.fit.record import write_record
 from diffff.fit.solve import Fit, solve
 from diffff.input_file import write_completed
+from diffff.train import fit_words
 from diffff.train.descent import Descent
 from diffff.train.fit_checkpoint import FitCheckpoint
 from diffff.train.fit_config import read_fit_input
@@ -34,6 +35,8 @@ from diffff.train.progress import Progress
 from diffff.train.setup import input_changes
 
 logger = logging.getLogger(__name__)
+
+_DECIMALS = 8  # of the learning curve, which the record takes over
 
 
 def fit(
@@ -64,37 +67,37 @@ def fit(
         done = _Steps(problem, interruption).to_the_end(start)
         files = _written(problem, done, origin)
         if given.training.leave_one_out:
-            _write_record(problem, done, origin, _left_out(problem, interruption))
+            _write_record(problem, done, origin, _left_out(problem, done, interruption))
     logger.info("%.1f s; the force field is in %s", time.monotonic() - began, ", ".join(map(str, files)))
+    logger.info("`dff report %s` makes one page of all this", given.training.record_dir)
     return files
 
 
 def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Path]:
-    """Tell what has been found, and write it."""
-    logger.info("%s", done.table())
-    for how, combinations in (("best", done.stiff()), ("least", done.sloppy())):
-        if combinations:
-            logger.info("determined %s by the data: %s", how, "; ".join(combinations))
+    """Write what has been found, and tell it."""
+    notes = notes_of(done.known, problem.found)
+    files = problem.field.write(problem.given.training.xml_dir, done.params, notes=notes)
+    record = _write_record(problem, done, origin)
+    level = logging.WARNING if done.converged is False else logging.INFO
+    logger.log(level, "%s", fit_words.ending(done, problem.given.training.numb_steps))
+    for lines in ([fit_words.scatter(done)], [done.table()], fit_words.combinations(done)):
+        logger.info("%s", "\n".join(lines))
+    logger.info("%s", "\n".join(fit_words.errors(record["errors"])))
     potentials = {id(one.potential): one for one in (*problem.train, *problem.valid)}.values()
     before = problem.free.params(jnp.zeros(problem.free.n_free))
     for changed in changed_charges({one.name: one.potential for one in potentials}, before, done.params):
         logger.warning("%s", changed)
     if unbalanced := done.known.unbalanced(np.asarray(problem.free.prior_weights)):
         logger.warning("%s", unbalanced)
-    if not done.converged:
-        logger.warning("no minimum yet after %d steps; raise numb_steps and go on with --restart", done.n_steps)
-    notes = notes_of(done.known, problem.found)
-    files = problem.field.write(problem.given.training.xml_dir, done.params, notes=notes)
-    _write_record(problem, done, origin)
     return files
 
 
 def _write_record(
     problem: FitProblem, done: Fit, origin: dict[str, Any], left_out: Sequence[dict[str, Any]] = ()
-) -> None:
+) -> dict[str, Any]:
     training = problem.given.training
     curve = Path(training.disp_file)
-    write_record(
+    return write_record(
         Path(training.record_dir),
         done,
         problem.found,
@@ -177,9 +180,18 @@ class _Steps:
             ["rmse", *(f"rmse_{target}" for target in self._problem.given.loss.targets)],
             validation=bool(self._problem.valid),
             continue_from=start.n_steps or None,
+            has_rate=self._problem.given.learning_rate is not None,
+            decimals=_DECIMALS,
         )
         without_record(Path(self._training.record_dir))
-        self._progress, self._state = Progress(self._training.numb_steps, start=start.n_steps), start.state
+        self._progress = Progress(
+            self._training.numb_steps,
+            start=start.n_steps,
+            frames_per_step=sum(len(one.positions) for one in self._train),
+            noun="step",
+            units=fit_words.OF_ERRORS,
+        )
+        self._state = start.state
         with self._curve, self._progress:
             if not start.n_steps:
                 self._show(0, start.free)
@@ -206,7 +218,7 @@ class _Steps:
         params, sigmas = problem.free.params(jnp.asarray(v)), problem.given.loss
         train, valid = (_errors(systems, params, sigmas) for systems in (self._train, self._valid))
         rate = problem.given.learning_rate
-        lr = np.nan if rate is None else float(rate.bind(self._training.numb_steps)(max(step - 1, 0)))
+        lr = None if rate is None else float(rate.bind(self._training.numb_steps)(max(step - 1, 0)))
         self._curve.write(step, train=train, valid=valid, lr=lr)
         self._progress.report(step, train=train, valid=valid, lr=lr)
 
@@ -230,7 +242,7 @@ def _errors(systems: Sequence[FitSystem], params: Any, sigmas: Sigmas) -> dict[s
     return {"rmse": float(np.sqrt(np.concatenate(list(each.values())).mean())), **errors}
 
 
-def _left_out(problem: FitProblem, interruption: Interruption) -> list[dict[str, Any]]:
+def _left_out(problem: FitProblem, fitted: Fit, interruption: Interruption) -> list[dict[str, Any]]:
     """How well each system is predicted by a fit to the others."""
     found = []
 
@@ -246,9 +258,7 @@ def _left_out(problem: FitProblem, interruption: Interruption) -> list[dict[str,
         stop_if_told()
         others = [system for system in problem.train if system is not one]
         done = _minimized(problem, others, Start(np.zeros(problem.free.n_free)), stop_if_told)
-        errors = _errors([one], done.params, problem.given.loss)
-        logger.info(
-            "without %s: its %s", one.name, ", ".join(f"{name} = {value:.3g}" for name, value in errors.items())
-        )
+        errors, before = (_errors([one], params, problem.given.loss) for params in (done.params, fitted.params))
+        logger.info("%s", fit_words.left_out(one.name, errors, before))
         found.append({"system": one.name, "errors": errors, "values": done.known.values.tolist()})
     return found

@@ -18,8 +18,8 @@ class LearningCurve:
     """A table that grows by one row at each displayed step and is complete on disk after each row.
 
     A row holds the step, for each quantity the validation and the training error (only the latter in a run
-    without validation data), and the learning rate. A run that continues at some step first drops the rows
-    the interrupted run had written beyond it, so that the file ends up as that of an uninterrupted run.
+    without validation data), and the learning rate, if there is one. A run that continues at some step first drops
+    the rows the interrupted run had written beyond it, so that the file ends up as that of an uninterrupted run.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -31,7 +31,14 @@ class LearningCurve:
     """
 
     def __init__(
-        self, path: str | Path, names: Sequence[str], *, validation: bool, continue_from: int | None = None
+        self,
+        path: str | Path,
+        names: Sequence[str],
+        *,
+        validation: bool,
+        continue_from: int | None = None,
+        has_rate: bool = True,
+        decimals: int = 2,
     ) -> None:
         """Open the file: a new one, or the old one up to and including step `continue_from`.
 
@@ -40,6 +47,8 @@ class LearningCurve:
             names: The quantities in the order of their columns, for instance rmse, rmse_e, rmse_f.
             validation: Whether each quantity also has a `_val` column.
             continue_from: The step of the checkpoint a run continues from. A file that is not there is begun.
+            has_rate: Whether there is a learning rate, the last column.
+            decimals: Of the errors, behind their first digit.
 
         Raises:
             InputError: The file to continue has other columns, or cannot be written.
@@ -47,6 +56,7 @@ class LearningCurve:
         self.path = Path(path)
         self.names = tuple(names)
         self.validation = validation
+        self._has_rate, self._decimals = has_rate, decimals
         is_new = continue_from is None or not self.path.exists()
         with writing(self.path):
             if continue_from is not None and not is_new:
@@ -57,7 +67,7 @@ class LearningCurve:
             self._append(self._header())
 
     def write(
-        self, step: int, *, train: Mapping[str, float], valid: Mapping[str, float] | None = None, lr: float
+        self, step: int, *, train: Mapping[str, float], valid: Mapping[str, float] | None = None, lr: float | None
     ) -> None:
         """Add the row of one step.
 
@@ -65,13 +75,15 @@ class LearningCurve:
             step: The number of steps done.
             train: The errors on training frames by name; a name that is missing has no label and prints nan.
             valid: The same on validation frames, in a run with validation data.
-            lr: The learning rate of the step.
+            lr: The learning rate of the step; None in a table without one.
         """
         row = f"{step:7d}"
         for name in self.names:
             values = [] if not self.validation else [(valid or {}).get(name, np.nan)]
-            row += "  " + "".join(f" {value:11.2e}" for value in [*values, train.get(name, np.nan)])
-        self._append(f"{row}   {lr:8.1e}\n")
+            form = f"{self._width}.{self._decimals}e"
+            row += "  " + "".join(f" {value:{form}}" for value in [*values, train.get(name, np.nan)])
+        rate = f"   {np.nan if lr is None else lr:8.1e}" if self._has_rate else ""
+        self._append(f"{row}{rate}\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -97,8 +109,14 @@ class LearningCurve:
 
     def _header(self) -> str:
         kinds = ("val", "trn") if self.validation else ("trn",)
-        columns = "".join("  " + "".join(f" {f'{name}_{kind}':>11s}" for kind in kinds) for name in self.names)
-        return f"# step {columns}   lr      \n{NAN_NOTE}"
+        columns = "".join(
+            "  " + "".join(f" {f'{name}_{kind}':>{self._width}s}" for kind in kinds) for name in self.names
+        )
+        return f"# step {columns}{'   lr      ' if self._has_rate else ''}\n{NAN_NOTE}"
+
+    @property
+    def _width(self) -> int:
+        return self._decimals + 9
 
     def _drop_rows_after(self, last: int) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -126,7 +144,7 @@ def read_lcurve(path: str | Path) -> dict[str, np.ndarray]:
     """Read the columns of a learning curve, also one written by DeePMD-kit.
 
     Returns:
-        The columns by name, in their order: step, rmse_val, rmse_trn, …, lr; each of shape (n_rows,).
+        The columns by name, in their order: step, rmse_val, rmse_trn, …, lr if there is one; each of shape (n_rows,).
 
     Raises:
         InputError: The file is missing, or is no such table.

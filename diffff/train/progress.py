@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from math import isnan
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +31,8 @@ class Progress:
         *,
         start: int = 0,
         frames_per_step: float = 1.0,
+        noun: str = "batch",
+        units: Mapping[str, str] | None = None,
         shown: bool = True,
         console: Console | None = None,
     ) -> None:
@@ -41,12 +42,15 @@ class Progress:
             total: The step the run ends at.
             start: The step the run begins (or continues) at.
             frames_per_step: The mean batch size, for the frames per second.
+            noun: What a step is called.
+            units: Of the errors by name; None: errors are told in three digits, without units.
             shown: Whether there is a bar.
             console: Where the bar is drawn; standard error by default. No bar unless it is a terminal.
         """
         self._total = total
         self._step = start
         self._frames_per_step = frames_per_step
+        self._noun, self._units = noun, units
         console = Console(stderr=True) if console is None else console
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -85,7 +89,7 @@ class Progress:
         self._bar.update(self._task, completed=step, speed=self._speed())
 
     def report(
-        self, step: int, *, train: Mapping[str, float], valid: Mapping[str, float] | None = None, lr: float
+        self, step: int, *, train: Mapping[str, float], valid: Mapping[str, float] | None = None, lr: float | None
     ) -> None:
         """Log the errors at a displayed step.
 
@@ -93,18 +97,23 @@ class Progress:
             step: The number of steps done.
             train: The errors on training frames by name.
             valid: The errors on validation frames by name, if there are any.
-            lr: The learning rate; nan for an optimiser without one.
+            lr: The learning rate; None for an optimiser without one.
         """
-        parts = [f"trn: {_errors(train)}", f"val: {_errors(valid)}" if valid else ""]
-        parts += ["" if isnan(lr) else f"lr = {lr:.1e}", self._pace()]
-        self.log(f"batch {step}: " + ", ".join(part for part in parts if part))
-        self._bar.update(self._task, errors=_errors(valid or train), speed=self._speed())
+        parts = [f"trn: {self._errors(train)}", f"val: {self._errors(valid)}" if valid else ""]
+        parts += ["" if lr is None else f"lr = {lr:.1e}", self._pace()]
+        self.log(f"{self._noun} {step}: " + ", ".join(part for part in parts if part))
+        self._bar.update(self._task, errors=self._errors(valid or train), speed=self._speed())
         self._timed = (0, 0.0)
         self._mark = time.monotonic()
 
     def log(self, line: str) -> None:
         """Log a line of any other kind; it appears above the bar."""
         logger.info(line)
+
+    def _errors(self, values: Mapping[str, float]) -> str:
+        if self._units is not None:
+            return in_units(values, self._units)
+        return ", ".join(f"{name} = {value:.2e}" for name, value in values.items())
 
     def _pace(self) -> str:
         steps, seconds = self._timed
@@ -124,5 +133,6 @@ class Progress:
         return str(timedelta(seconds=round(seconds)))
 
 
-def _errors(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.2e}" for name, value in values.items())
+def in_units(values: Mapping[str, float], units: Mapping[str, str]) -> str:
+    """Values with their names and units: ``rmse_energy = 2.76 kJ/mol``."""
+    return ", ".join(f"{name} = {value:.4g} {units[name]}" for name, value in values.items())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffff.descriptors.radial import SplineBasis
+from diffff.train.columns import aligned
 from diffff.train.data_errors import SUMMARY_FRAMES, errors_of_nothing, errors_over
 from diffff.train.evaluate import Errors
 from diffff.train.setup import Problem
@@ -47,20 +48,6 @@ def summary(problem: Problem, weights: Mapping[str, dict[str, Any]], basis: Spli
             "force field alone: that of the files the run began with, energies up to a constant of each system"
         )
     return "\n".join([*aligned(rows), *notes])
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """The rows of a table with two spaces or more between columns, the first to the left, the others to the right.
-
-    Example:
-        >>> aligned([("", "force"), ("training", "1.5 eV/Å")])
-        ['             force', 'training  1.5 eV/Å']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
-        for first, *cells in rows
-    ]
 
 
 def _shown(errors: Errors, quantity: str) -> str:

@@ -193,6 +193,16 @@ def test_the_summary(made, text):
         assert one["sha256"] in words
 
 
+@pytest.mark.parametrize(
+    ("converged", "words"), [(None, "went down to the end of its learning rate in"), (False, "had not reached a min")]
+)
+def test_how_a_fit_ended(run, converged, words):
+    content = json.loads((run / "fit.json").read_text())
+    content["objective"]["converged"] = converged
+    (run / "fit.json").write_text(json.dumps(content))
+    assert words in Page(report(run).read_text()).words
+
+
 def test_text_of_others_is_escaped(text):
     assert AWKWARD not in text and "&lt;b&gt;warm &amp; &#x27;dry&#x27;&lt;/b&gt;" in text
     assert "<script" not in text and "alert(1)" in Page(text).words

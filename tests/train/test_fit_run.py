@@ -14,7 +14,7 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.fit.provenance import sha256_of
-from diffff.fit.record import read_record
+from diffff.fit.record import pooled, read_record
 from diffff.frontend.forcefield import ForceField
 from diffff.train import fit_run
 from diffff.train.fit_checkpoint import FitCheckpoint
@@ -45,13 +45,14 @@ def numbers(record):
 
 
 @pytest.mark.slow
-def test_a_known_force_field_is_found_again(folder):
+def test_a_known_force_field_is_found_again(folder, caplog):
     """From a start that is off by 20 %, without noise: the numbers themselves; the XML is OpenMM's and says so."""
     write_data(folder / "train", 12, seed=1)
     write_data(folder / "valid", 6, seed=2)
     (folder / "mol.xml").write_text(perturbed(0.2, seed=3))
     training = {"validation_data": {"systems": ["valid"]}}
-    (file,) = fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
+    with caplog.at_level("INFO"):
+        (file,) = fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
     truth, found = ForceField(str(_written(folder, XML))), ForceField(str(file))
     for group in ("HarmonicBondForce", "HarmonicAngleForce"):
         for column, values in truth.params()[group].items():
@@ -59,10 +60,26 @@ def test_a_known_force_field_is_found_again(folder):
     assert "<!-- diffff:" in file.read_text()
     curve = read_lcurve("lcurve.out")
     assert curve["rmse_force_val"][-1] < 1e-4 * curve["rmse_force_val"][0]
+    assert "lr" not in curve
     record = read_record(folder)
     assert record["objective"]["converged"]
+    np.testing.assert_allclose(record["curve"]["rmse_force_val"][0], _pooled(record, "valid", "force"), rtol=1e-7)
+    told = caplog.text
+    assert f"minimum after {record['objective']['steps']} steps" in told and "`dff report .`" in told
+    assert re.search(
+        r"step 0: trn: rmse = \S+ sigma, rmse_energy = \S+ kJ/mol, rmse_force = \S+ kJ/mol/nm, val: ", told
+    )
+    assert re.search(r"objective \S+ -> \S+; the residuals scatter by \S+ times their sigmas", told)
+    for title, split in (("training", "train"), ("validation", "valid")):
+        before = f"{_pooled(record, split, 'force'):.4g}"
+        assert re.search(rf"{title}, force +kJ/mol/nm +{re.escape(before)} +\S+", told)
     assert {one["split"] for one in record["errors"]} == {"train", "valid"}
     np.testing.assert_allclose(_energy(file), _energy(_written(folder, XML)), rtol=0, atol=1e-6)
+
+
+def _pooled(record, split, target):
+    """The error before the fit."""
+    return pooled([one for one in record["errors"] if (one["split"], one["target"]) == (split, target)])[0]
 
 
 def as_xyz(system, path):
@@ -179,13 +196,17 @@ def _stopped_at(folder, given, step):
 
 
 @pytest.mark.slow
-def test_some_frames_are_left_for_validation_and_each_system_in_turn(folder):
+def test_some_frames_are_left_for_validation_and_each_system_in_turn(folder, caplog):
     (folder / "data").mkdir()
     for name, seed in (("a", 1), ("b", 2)):
         write_molecule(folder / "data")
         write_data(folder / "data" / name, 10, seed=seed)
     training = {"training_data": {"systems": ["data"]}, "validation_fraction": 0.3, "leave_one_out": True}
-    fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
+    with caplog.at_level("INFO"):
+        fit(write_input(folder, fit_input(training=training)), output=folder / "out.json")
+    assert re.search(
+        r"without data/a: its rmse = \S+ sigma \(\S+ in the fit to all\), rmse_energy = \S+ kJ", caplog.text
+    )
     record = read_record(folder)
     frames = {(one["split"], one["system"]): one["n_frames"] for one in record["errors"] if one["target"] == "force"}
     assert sorted(frames.values()) == [3, 3, 7, 7]
@@ -332,6 +353,10 @@ def test_a_run_goes_on_from_its_checkpoint_or_begins_with_its_numbers(folder, ca
     path = write_input(folder, fit_input(training={"numb_steps": 3}, **adam))
     with caplog.at_level("INFO"):
         fit(path, output=folder / "out.json")
+    assert (
+        "3 steps of descent, to the end of its learning rate" in caplog.text and "raise numb_steps" not in caplog.text
+    )
+    assert read_record(folder)["objective"]["converged"] is None
     assert "determined best by the data: " in caplog.text and "determined least by the data: " in caplog.text
     assert "training data" in caplog.text and "validation data" not in caplog.text
     assert FitCheckpoint.read(folder / "fit.ckpt.h5").start.state
@@ -361,11 +386,11 @@ def test_the_record_is_that_of_this_fit(folder):
     path = write_input(folder, fit_input(training=training))
     left_out, seen = fit_run._left_out, {}
 
-    def stopped(problem, interruption):
+    def stopped(problem, done, interruption):
         seen.update(read_record(folder))
         (folder / "mol.xml").write_text("something else")
         os.kill(os.getpid(), signal.SIGTERM)
-        return left_out(problem, interruption)
+        return left_out(problem, done, interruption)
 
     fit_run._left_out = stopped
     hashes = {name: sha256_of(folder / name) for name in ("mol.xml", "train")}

@@ -22,6 +22,7 @@ from diffff.md.calculator import Calculator
 from diffff.model import Model
 from diffff.report.run import report
 from diffff.train import checkpoint as ckpt
+from diffff.train.columns import aligned
 from diffff.train.config import read_input
 from diffff.train.data_errors import errors_of_nothing
 from diffff.train.evaluate import Errors, Sums, evaluate
@@ -30,7 +31,7 @@ from diffff.train.groups import merge, partition
 from diffff.train.setup import prepare
 from diffff.train.start import start
 from diffff.train.step import batch_loss
-from diffff.train.summary import aligned, summary
+from diffff.train.summary import summary
 from tests.train.made_fit import RULES, XML, perturbed, write_data, write_input, write_molecule
 
 NETWORK = {

@@ -44,6 +44,20 @@ def test_same_bytes_as_deepmd_kit(tmp_path):
     assert path.read_text() == DEEPMD
 
 
+def test_more_digits_and_no_rate(tmp_path):
+    """Fits have no batches that differ by more than three digits, and mostly no learning rate."""
+    path = tmp_path / "lcurve.out"
+    for first in (0, 1):
+        with LearningCurve(
+            path, ("rmse",), validation=False, continue_from=first or None, has_rate=False, decimals=8
+        ) as curve:
+            curve.write(first, train={"rmse": 1.0 / 3.0}, lr=None)
+    found = read_lcurve(path)
+    assert list(found) == ["step", "rmse_trn"]
+    np.testing.assert_allclose(found["rmse_trn"], [1.0 / 3.0] * 2, rtol=1e-8)
+    assert len({len(line) for line in path.read_text().splitlines() if "note" not in line and "nan" not in line}) == 1
+
+
 def test_read_gives_the_columns_of_deepmd_kit(tmp_path):
     path = tmp_path / "lcurve.out"
     path.write_text(DEEPMD)

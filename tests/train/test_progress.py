@@ -53,6 +53,16 @@ def test_log_lines_without_a_terminal(clock, caplog):
     assert text.getvalue() == ""
 
 
+def test_steps_with_units(caplog):
+    console = Console(file=io.StringIO())
+    with (
+        caplog.at_level(logging.INFO, logger="diffff"),
+        Progress(9, console=console, noun="step", units={"rmse_energy": "kJ/mol"}) as shown,
+    ):
+        shown.report(3, train={"rmse_energy": 2.7612}, valid={"rmse_energy": 12345.6}, lr=None)
+    assert caplog.messages == ["step 3: trn: rmse_energy = 2.761 kJ/mol, val: rmse_energy = 1.235e+04 kJ/mol"]
+
+
 def test_a_bar_on_a_terminal(clock):
     text = io.StringIO()
     follow(clock, Console(file=text, force_terminal=True, width=120))
