@@ -1,4 +1,4 @@
-"""Files that are never half there."""
+"""Files: how they are named, and that none is ever half there."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -44,6 +44,15 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+def file_and_group(name: str) -> tuple[Path, str]:
+    """The file of a name, and the group in it, ``data.hdf5#/water``; a ``#`` in the name of what exists is part of it."""
+    for cut in (len(name), *(k for k in reversed(range(len(name))) if name[k] == "#")):
+        if Path(name[:cut]).exists():
+            return Path(name[:cut]), name[cut + 1 :]
+    file, _, group = name.partition("#")
+    return Path(file), group
 
 
 def in_place_of(outputs: Iterable[Path], inputs: Iterable[Path]) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from diffff.errors import InputError, InputErrors
-from diffff.files import replacing
+from diffff.files import file_and_group, replacing
 from diffff.spec import Spec, completed
 
 
@@ -40,10 +40,9 @@ def resolve(name: str, folder: Path) -> str | None:
     Returns:
         The name, as it is found from the current directory; None if it is in neither place.
     """
-    file, mark, group = name.partition("#")
-    for candidate in (Path(file), folder / file):
-        if candidate.exists():
-            return f"{candidate}{mark}{group}" if candidate != Path(file) else name
+    for candidate in (name, str(folder / name)):
+        if file_and_group(candidate)[0].exists():
+            return candidate
     return None
 
 

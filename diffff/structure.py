@@ -15,6 +15,7 @@ from diffff import units
 from diffff.data.folders import find_systems
 from diffff.data.systems import data_type_map, read_systems
 from diffff.errors import InputError
+from diffff.files import file_and_group
 from diffff.frontend.reference import periodic_box, read_structure, symbols_of
 from diffff.neighbors import checked
 from diffff.space import box_of
@@ -115,7 +116,7 @@ def read(path: str | PathLike[str], *, frame: int = 0, extra_particles: Sequence
         return _from_openmm(path, extra_particles)
     if extra_particles:
         raise InputError(f"{path}: extra particles are added to residues, which only PDB and mmCIF files have.")
-    file = Path(str(path).partition("#")[0])
+    file, _ = file_and_group(str(path))
     if not file.exists():
         raise InputError(f"{path}: there is no such file or directory.")
     if file.is_dir() or file.suffix.lower() in (".hdf5", ".h5"):

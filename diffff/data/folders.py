@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diffff.data.checks import check_finite
 from diffff.data.extxyz import ENDINGS, read_extxyz
 from diffff.errors import InputError
+from diffff.files import file_and_group
 
 _BLOCK = 2**21  # numbers that are looked at in one go
 
@@ -242,16 +243,16 @@ def _expand(name: str, patterns: Sequence[str] | None) -> list[Folder]:
     path = Path(name)
     if path.is_dir():
         return _directories(path, patterns)
-    file, _, group = name.partition("#")
-    if not Path(file).is_file():
+    file, group = file_and_group(name)
+    if not file.is_file():
         raise InputError(f"{name}: no such file or directory (looked in {Path.cwd()}). Correct the path in `systems`.")
-    is_xyz = path.suffix.lower() in ENDINGS
+    is_xyz = not group and path.suffix.lower() in ENDINGS
     if patterns is not None:
         hint = "Leave them out." if is_xyz else f"Name the group, as in {file}#/group."
         raise InputError(f"{name}: rglob_patterns works on directories only. {hint}")
     if is_xyz:
         return read_extxyz(path)
-    return _groups(file, group or "/")
+    return _groups(str(file), group or "/")
 
 
 def _directories(path: Path, patterns: Sequence[str] | None) -> list[Folder]:

@@ -61,14 +61,14 @@ def _each_of_few(basis: np.ndarray) -> np.ndarray:
 
 
 def in_words(direction: np.ndarray, labels: list[str]) -> str:
-    """A direction by the numbers that it moves most: ``k(c3-oh) against length(c3-oh)``.
+    """A direction by the numbers that it moves most: ``k(c3–oh) against length(c3–oh)``.
 
     Args:
         direction: shape ``(n_numbers,)``, of length 1.
         labels: of the numbers.
 
     Example:
-        >>> in_words(np.array([0.7, -0.7, 0.1]), ["q(OW)", "epsilon(OW)", "k(OW-HW)"])
+        >>> in_words(np.array([0.7, -0.7, 0.1]), ["q(OW)", "epsilon(OW)", "k(OW–HW)"])
         'q(OW) against epsilon(OW)'
     """
     order = np.argsort(-np.abs(direction))

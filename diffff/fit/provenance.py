@@ -10,6 +10,7 @@ from typing import Any
 
 from diffff import __version__
 from diffff.errors import InputError
+from diffff.files import file_and_group
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "openmm")
 
@@ -68,9 +69,7 @@ def sha256_of(path: str | Path) -> str:
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
-    place = Path(path)
-    if not place.exists() and "#" in str(path):
-        place = Path(str(path).partition("#")[0])
+    place, _ = file_and_group(str(path))
     try:
         if not place.is_dir():
             with place.open("rb") as file:

@@ -1,5 +1,6 @@
 """Which numbers of a model move in a fit, and how: ordered rules over the names of arrays and the rows of files."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,6 +13,8 @@ from pydantic import Field, model_validator
 
 from diffff import tree
 from diffff.errors import InputError
+from diffff.fit.hints import hint
+from diffff.fit.row_names import fits, label_of_row
 from diffff.fit.sizes import Size
 from diffff.frontend.rows import Place
 from diffff.spec import Spec
@@ -65,6 +68,10 @@ class Selection(Spec):
     is for the types or classes of a row in their order, from either end: {"atoms": ["c3", "oh"]}; the key "residue" is
     for the name of the residue in which a row stands."""
 
+    def in_words(self) -> str:
+        """As it stands in the input."""
+        return f'"{self.select}"' + (f" with {json.dumps(self.where, ensure_ascii=False)}" if self.where else "")
+
     def rows(self, path: str, places: Sequence[Place] | None, n_rows: int) -> np.ndarray:
         """Which rows of an array are selected, bool ``(n_rows,)``.
 
@@ -77,19 +84,7 @@ class Selection(Spec):
             return np.ones(n_rows, bool)
         if places is None:
             raise InputError(f'"{self.select}" with "where" selects {path}, which stands in no file and has no rows.')
-        return np.array([self._fits(place) for place in places], bool)
-
-    def _fits(self, place: Place) -> bool:
-        for key, given in (self.where or {}).items():
-            patterns = (given,) if isinstance(given, str) else given
-            if key == "atoms":
-                if not _in_either_order(atoms_of(place), patterns):
-                    return False
-            else:
-                text = _attributes(place).get(key)
-                if text is None or not any(fnmatchcase(text, pattern) for pattern in patterns):
-                    return False
-        return True
+        return np.array([fits(place, self.where) for place in places], bool)
 
 
 class Rule(Selection):
@@ -97,31 +92,6 @@ class Rule(Selection):
 
     treatment: Treatment = Treatment()
     "What becomes of them."
-
-
-def _attributes(place: Place) -> dict[str, str]:
-    """Those of the row, and the name of the residue in which it stands, if it does."""
-    residue = place.document.residues.get(place.element)
-    return place.element.attributes if residue is None else {**place.element.attributes, "residue": residue}
-
-
-def atoms_of(place: Place) -> tuple[str, ...]:
-    """The types or classes that a row is for, in its order: ``("c3", "oh")``; else its name."""
-    attributes = place.element.attributes
-    for kind in ("type", "class"):
-        found = [attributes[f"{kind}{k}"] for k in range(1, 9) if f"{kind}{k}" in attributes]
-        if found or kind in attributes:
-            return tuple(found) or (attributes[kind],)
-    return (attributes["name"],) if "name" in attributes else ()
-
-
-def _in_either_order(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    if len(names) != len(patterns):
-        return False
-    return any(
-        all(fnmatchcase(name, pattern) for name, pattern in zip(order, patterns, strict=True))
-        for order in (names, names[::-1])
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,16 +118,13 @@ class Numbers:
         return replace(self, index=self.index[kept], places=places)
 
     def label(self, k: int) -> str:
-        """The k-th number in words: ``epsilon(OW)``, ``charge(NME-CH3)`` in a residue, or its place in a network."""
+        """The k-th number in words: ``epsilon(OW)``, ``charge(NME–CH3)`` in a residue, or its place in a network."""
         column = self.path.rpartition("/")[2]
         if self.places is None:
             return f"{self.path}[{', '.join(map(str, np.unravel_index(self.index[k], self.shape)))}]"
-        place, attributes = self.places[k], _attributes(self.places[k])
+        place = self.places[k]
         name = place.key if isinstance(place.key, str) else f"{column}, number {place.key}"
-        atoms = (
-            (attributes["residue"], attributes["name"]) if {"residue", "name"} <= attributes.keys() else atoms_of(place)
-        )
-        return f"{name}({'-'.join(atoms) or f'line {place.element.line}'})"
+        return f"{name}({label_of_row(place)})"
 
     def full_label(self, k: int) -> str:
         """The same with the name of the array, which tells alike numbers of two arrays apart."""
@@ -225,23 +192,9 @@ def _check_rules(
     where: str,
 ) -> None:
     for number, rule in enumerate(rules):
-        what = f'{where}[{number}]: "{rule.select}"' + (f" with {rule.where}" if rule.where else "")
+        what = f"{where}[{number}]: {rule.in_words()}"
         if not used[number]:
-            arrays = [path for path in tree.paths(params) if fnmatchcase(path, rule.select)]
-            hint = _rows_of(arrays, places) if arrays else f"The arrays are {', '.join(tree.paths(params))}."
-            raise InputError(f"{what} selects nothing. {hint}")
+            of_arrays = {path: places.get(path, ()) for path in tree.paths(params)}
+            raise InputError(f"{what} selects nothing. {hint(rule.select, rule.where, of_arrays)}")
         if not chosen[number] and rule.treatment.train:
             raise InputError(f"{what} has no effect: earlier rules take all it selects. Move it up or remove it.")
-
-
-def _rows_of(arrays: Sequence[str], places: Mapping[str, Sequence[Place]]) -> str:
-    """What the rows of some arrays can be told by, and what it is in the first of them."""
-    rows = [place for path in arrays for place in places.get(path, ())]
-    if not rows:
-        return f"{', '.join(arrays)} has no rows."
-    keys = dict.fromkeys(key for place in rows for key in _attributes(place))
-    first = ", ".join(f'{key}="{text}"' for key, text in _attributes(rows[0]).items())
-    return (
-        f'The rows of {", ".join(arrays)} have {", ".join(keys)}; their types or classes go by "atoms" too. The first '
-        f"has {first}."
-    )

@@ -18,8 +18,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from diffff.errors import InputError
+from diffff.fit.hints import hint
 from diffff.fit.rules import Numbers, Pattern, Selection
 from diffff.fit.targets import OFF_INTEGER
+from diffff.frontend.rows import Place
 from diffff.potentials.base import Potential
 from diffff.potentials.nonbonded import Nonbonded
 
@@ -144,7 +146,7 @@ def tied(
     equations = _equal(found, ties, starts, scales, bounds)
     sums: list[_Equation] = []
     for number, tie in enumerate(ties):
-        where = f'parameters.ties[{number}]: "{tie.select}"'
+        where = f"parameters.ties[{number}]: {tie.in_words()}"
         if isinstance(tie, FixedSum):
             sums.append(_Equation(_held(found, tie, where).astype(float), 0.0, where))
         elif isinstance(tie, ResidueCharge):
@@ -174,7 +176,11 @@ def _held(found: Sequence[Numbers], tie: Selection, where: str) -> np.ndarray:
             parts.append(tie.rows(some.path, some.places, len(some.places)))
     held = np.concatenate(parts)
     if held.sum() < 2:
-        raise InputError(f"{where} holds {int(held.sum())} numbers that move; a tie is between two or more.")
+        rows: dict[str, list[Place]] = {}
+        for some in found:
+            rows.setdefault(some.path, []).extend(some.places or ())
+        why = "" if held.any() else " " + hint(tie.select, tie.where, rows, "arrays that move")
+        raise InputError(f"{where} holds {int(held.sum())} numbers that move; a tie is between two or more.{why}")
     return held
 
 
@@ -199,7 +205,7 @@ def _equal(
     for number, tie in enumerate(ties):
         if not isinstance(tie, Equal):
             continue
-        where = f'parameters.ties[{number}]: "{tie.select}"'
+        where = f"parameters.ties[{number}]: {tie.in_words()}"
         some = _held(found, tie, where)
         if any(len(np.unique(bound[some])) > 1 for bound in bounds):
             raise InputError(f"{where} keeps numbers equal that have different bounds. Give them the same.")

@@ -110,6 +110,8 @@ def read_structure(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file. Give a PDB or mmCIF file with all hydrogens.")
+    if path.read_bytes()[:256].lstrip().startswith(b"<"):
+        raise InputError(f"{path}: is XML, but residues and bonds are read from a PDB or mmCIF file. Give one.")
     reader = openmm.app.PDBxFile if path.suffix.lower() in (".cif", ".pdbx", ".mmcif") else openmm.app.PDBFile
     try:
         model = reader(str(path))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffff.errors import InputError
-from diffff.files import discard, in_place_of
+from diffff.files import discard, file_and_group, in_place_of
 from diffff.fit.parity import FILE as PARITY
 from diffff.fit.record import FILE as RECORD
 from diffff.train.fit_setup import FitProblem
@@ -51,8 +51,7 @@ def _is_data(file: Path, systems: Iterable[str]) -> bool:
     place = file.resolve()
     of_system = place.suffix in (".raw", ".npy") or place.name == "nopbc"
     for name in systems:
-        named = Path(name) if Path(name).exists() else Path(name.partition("#")[0])
-        root = named.resolve()
+        root = file_and_group(name)[0].resolve()
         if place == root or (of_system and place.is_file() and root in place.parents):
             return True
     return False

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from diffff.errors import InputError
+from diffff.files import file_and_group
 from diffff.frontend.reference import periodic_box, read_structure, symbols_of
 from diffff.input_file import resolve
 from diffff.model_input import Xml
@@ -20,7 +21,7 @@ FileName = Annotated[str, Field(min_length=1)]
 class FittedXml(Xml):
     """A force field whose numbers may move."""
 
-    topology: FileName | Mapping[str, FileName] = "topology.pdb"
+    topology: FileName | Annotated[Mapping[str, FileName], Field(min_length=1)] = "topology.pdb"
     """Residues and bonds of the systems, PDB or mmCIF: a file for all of them, a file by pattern of the name of the
     system, such as {"*/water*": "water.pdb"}, or the name of a file in the directory of each system."""
 
@@ -60,7 +61,7 @@ class Topologies:
             if found is None:
                 raise InputError(f"topology: no pattern fits the system {system}; there are {', '.join(name)}.")
             name = found
-        beside = Path(system.partition("#")[0])
+        beside, _ = file_and_group(system)
         beside = beside if beside.is_dir() else beside.parent
         if (beside / name).is_file():
             return beside / name

@@ -138,7 +138,7 @@ def test_rows_come_back_within_three_of_their_error_bars(field):
         fit = fitted(field, system_of(field, noise=1.0, seed=seed), BONDS, seed)
         found, labels = fit.known, fit.labels
         assert fit.converged and fit.end < 0.1 * fit.start
-        truth = {"angle(H-O-H)": 1.82, "k(H-O-H)": 620.0, "k(O-H)": 4600.0, "length(O-H)": 0.0957}
+        truth = {"angle(H–O–H)": 1.82, "k(H–O–H)": 620.0, "k(O–H)": 4600.0, "length(O–H)": 0.0957}
         for label, value, error in zip(labels, found.values, found.errors, strict=True):
             assert abs(value - truth[label]) < 3.0 * error < 0.2 * truth[label]
         np.testing.assert_allclose(found.scatter, 1.0, atol=0.1)

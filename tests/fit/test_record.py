@@ -39,7 +39,7 @@ def test_what_is_written_is_read(small):
 def test_each_number_has_its_place_and_its_error(small):
     folder, done, content = small
     by_label = {one["label"]: one for one in content["numbers"]}
-    assert list(by_label) == list(done.fit.labels) == ["k(H-O-H)", "k(O-H)", "k(H-H)", "length(O-H)"]
+    assert list(by_label) == list(done.fit.labels) == ["k(H–O–H)", "k(O–H)", "k(H–H)", "length(O–H)"]
     lines = (folder / "water.xml").read_text().splitlines()
     for k, one in enumerate(content["numbers"]):
         known = done.fit.known
@@ -49,10 +49,10 @@ def test_each_number_has_its_place_and_its_error(small):
         assert one["file"] == "water.xml" and f'{one["attribute"]}="' in lines[one["line"] - 1]
         array = done.fit.params[one["array"].split("/")[0]][one["array"].split("/")[1]]
         assert array[tuple(one["index"])] == one["value"]
-    bond, angle = by_label["k(O-H)"], by_label["k(H-O-H)"]
+    bond, angle = by_label["k(O–H)"], by_label["k(H–O–H)"]
     assert (bond["bounds"], bond["prior"], bond["unit"]) == ([0.0, None], None, "kJ/mol/nm^2")
     assert (angle["bounds"], angle["prior"]) == (None, {"mean": 620.0, "sigma": pytest.approx(200.0)})
-    assert by_label["k(H-H)"]["error"] is None and by_label["k(H-H)"]["from_data"] == 0.0
+    assert by_label["k(H–H)"]["error"] is None and by_label["k(H–H)"]["from_data"] == 0.0
     assert bond["scale"] == pytest.approx(0.1 * bond["start"])
 
 
@@ -60,7 +60,7 @@ def test_spectrum_and_combinations(small):
     content = small[2]
     assert content["spectrum"] == sorted(content["spectrum"]) and content["spectrum"][-1] == 1.0
     assert len(content["spectrum"]) == 4
-    assert content["combinations"]["sloppy"][0]["words"] == "k(H-H)"
+    assert content["combinations"]["sloppy"][0]["words"] == "k(H–H)"
     words = {name: {one["words"] for one in some} for name, some in content["combinations"].items()}
     assert len(words["stiff"]) == len(words["sloppy"]) == 2 and not words["stiff"] & words["sloppy"]
     assert content["combinations"]["stiff"][0]["relative"] == 1.0
@@ -115,7 +115,7 @@ def test_notes_stand_behind_the_rows(small, tmp_path):
     assert notes["HarmonicBondForce/length"][1] is None
     (path,) = done.field.write(tmp_path, done.fit.params, notes)
     rows = [line for line in path.read_text().splitlines() if "diffff:" in line]
-    k, length = (next(n for n in content["numbers"] if n["label"] == name) for name in ("k(O-H)", "length(O-H)"))
+    k, length = (next(n for n in content["numbers"] if n["label"] == name) for name in ("k(O–H)", "length(O–H)"))
     words = [f"{name} {' +- '.join(with_error(n['value'], n['error']))}" for name, n in (("k", k), ("length", length))]
     assert all(f"{text} (from data 100%)" in rows[0] for text in words)
     assert "k not determined" in rows[-2] or "k not determined" in rows[1]

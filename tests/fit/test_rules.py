@@ -1,5 +1,7 @@
 """Rules: which numbers move, and what is said when a rule makes no sense."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -44,8 +46,20 @@ def test_the_first_rule_that_selects_a_number_holds(field):
     np.testing.assert_array_equal(other.index, [2])
     assert one.treatment.scale == 5.0
     assert other.treatment.bounds == (0.0, None)
-    assert one.label(0) == "k(c3-oh)"
-    assert other.label(0) == "k(ho-oh)"
+    assert one.label(0) == "k(c3–oh)"
+    assert other.label(0) == "k(ho–oh)"
+
+
+def test_types_that_stand_for_all_are_seen_in_labels(field):
+    torsion, *_ = found(field, {"select": "PeriodicTorsionForce/k"}, KEEP)
+    assert torsion.label(0) == "k1(*–c3–oh–*)"
+
+
+def test_of_many_values_the_nearest_are_told():
+    field = ForceField("amber14/protein.ff14SB.xml")
+    with pytest.raises(InputError) as error:
+        found(field, {"select": "HarmonicBondForce/k", "where": {"type1": "protein-CTT"}}, KEEP)
+    assert re.search(r"of \d+ the nearest are protein-CT, ", str(error.value))
 
 
 def test_leaves_without_rows_move_as_a_whole(field):
@@ -62,8 +76,27 @@ def test_leaves_without_rows_move_as_a_whole(field):
         ([{"select": "HarmonicBondForce/q"}, KEEP], r'parameters\[0\]: "HarmonicBondForce/q" selects nothing'),
         (
             [{"select": "*Bond*/k", "where": {"class1": "zz"}}, KEEP],
-            r"with \{'class1': 'zz'\} selects nothing\. The rows of HarmonicBondForce/k have class1, class2, length, k;"
-            r'.* The first has class1="c3", class2="c3"',
+            r'with \{"class1": "zz"\} selects nothing\. No class1 in the rows of HarmonicBondForce/k is "zz"; there are c3',
+        ),
+        (
+            [{"select": "*Bond*/k", "where": {"klass": "c3"}}, KEEP],
+            r'The rows of HarmonicBondForce/k have class1, class2, length, k; their types or classes go by "atoms" too',
+        ),
+        (
+            [{"select": "*Torsion*/k", "where": {"atoms": "c3"}}, KEEP],
+            r'"atoms" names 1 type, the rows of PeriodicTorsionForce/k have 4\.',
+        ),
+        (
+            [{"select": "*Torsion*/k", "where": {"atoms": ["c3", "oh"]}}, KEEP],
+            r'"atoms" names 2 types, the rows of PeriodicTorsionForce/k have 4\.',
+        ),
+        (
+            [{"select": "*Bond*/k", "where": {"atoms": ["c3", "ho"]}}, KEEP],
+            "No row of HarmonicBondForce/k is for c3–ho; there are c3–c3, c3–oh, ho–oh",
+        ),
+        (
+            [{"select": "*Bond*/k", "where": {"class1": "ho", "class2": "c3"}}, KEEP],
+            "There are rows of HarmonicBondForce/k for each of the conditions, but none for all of them",
         ),
         ([KEEP, {"select": "*/k"}], r'parameters\[1\]: "\*/k" has no effect: earlier rules take all'),
         ([KEEP], "all numbers are kept as they are"),
@@ -103,13 +136,13 @@ def test_charges_in_residues_go_by_residue_and_atom(tmp_path):
     (tmp_path / "a.xml").write_text(RESIDUES)
     field = ForceField(tmp_path / "a.xml")
     (some,) = moving(field.params(), field.rows, [validate(Rule, r) for r in ({"select": "*/charge"}, KEEP)])
-    assert [some.label(k) for k in range(3)] == ["charge(ACE-CH3)", "charge(NME-N)", "charge(NME-CH3)"]
+    assert [some.label(k) for k in range(3)] == ["charge(ACE–CH3)", "charge(NME–N)", "charge(NME–CH3)"]
     for where, index in (({"residue": "NME"}, [1, 2]), ({"residue": "*", "name": "CH3"}, [0, 2]), ({"type": "n"}, [1])):
         rules = [validate(Rule, r) for r in ({"select": "*/charge", "where": where}, KEEP)]
         (some,) = moving(field.params(), field.rows, rules)
         np.testing.assert_array_equal(some.index, index)
     rules = [validate(Rule, r) for r in ({"select": "*/charge", "where": {"residue": "ALA"}}, KEEP)]
-    with pytest.raises(InputError, match=r"The rows of NonbondedForce/charge have name, type, charge, residue; "):
+    with pytest.raises(InputError, match=r'No residue in the rows of Nonbonded.* is "ALA"; there are ACE, NME\.'):
         moving(field.params(), field.rows, rules)
 
 

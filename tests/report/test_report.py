@@ -188,7 +188,7 @@ def test_the_summary(made, text):
         f"error on validation frames went from {number(valid['before'])} to {number(valid['after'])} kJ/mol/nm."
         in words
     )
-    assert "k(H-H). Neither data nor priors hold what stands here" in words
+    assert "k(H–H). Neither data nor priors hold what stands here" in words
     for one in content["provenance"]["files"]:
         assert one["sha256"] in words
 

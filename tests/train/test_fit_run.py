@@ -146,10 +146,10 @@ def test_numbers_that_only_their_sum_is_known_of_are_named(folder):
     fit(write_input(folder, fit_input(parameters={"rules": rules})), output=folder / "out.json")
     record = read_record(folder)
     found = numbers(record)
-    assert found["k2(c-o)"]["error"] is None
-    assert found["k(c-o)"]["error"] is None
-    assert found["k(c-h)"]["error"] is not None
-    assert record["combinations"]["sloppy"][0]["words"] in ("k(c-o) against k2(c-o)", "k2(c-o) against k(c-o)")
+    assert found["k2(c–o)"]["error"] is None
+    assert found["k(c–o)"]["error"] is None
+    assert found["k(c–h)"]["error"] is not None
+    assert record["combinations"]["sloppy"][0]["words"] in ("k(c–o) against k2(c–o)", "k2(c–o) against k(c–o)")
 
 
 @pytest.mark.slow
@@ -239,6 +239,9 @@ def broken(folder, name):
         "rate": {"learning_rate": {"start_lr": 1e-3}},
         "no data": {"training": {"training_data": {"systems": ["trian"]}}},
         "no topology": {"model": {"topology": "mol.cif"}},
+        "no topologies": {"model": {"topology": {}}},
+        "xml for a topology": {"model": {"topology": "mol.xml"}},
+        "one type": {"parameters": {"rules": [{"select": "*Angle*/k", "where": {"atoms": "c"}}, *RULES]}},
         "topology pattern": {"model": {"topology": {"water*": "mol.pdb"}}},
         "no file": {"model": {"files": ["moll.xml"]}},
         "batch size": {"training": {"training_data": {"systems": ["train"], "batch_size": 4}}},
@@ -277,10 +280,16 @@ def broken(folder, name):
         ("uncovered", "no rule is for NonbondedForce/"),
         ("nothing moves", "all numbers are kept as they are"),
         ("bounds", "$.parameters.rules[0].treatment: bounds are [2.0, 1.0]; the first must be the smaller one"),
-        ("start beyond bounds", "k(c-o) is 476976, not within its bounds"),
+        ("start beyond bounds", "k(c–o) is 476976, not within its bounds"),
         ("lr", 'the optimizer LeastSquares has no learning rate; remove "lr" from the rules'),
         ("prior weight", "parameters.prior_weight is for sums with a network"),
-        ("tie", "holds 0 numbers that move; a tie is between two or more"),
+        (
+            "tie",
+            "holds 0 numbers that move; a tie is between two or more. The arrays that move are Harm",
+        ),
+        ("no topologies", "$.model.topology: needs at least 1 entries, has 0"),
+        ("xml for a topology", "mol.xml: is XML, but residues and bonds are read from a PDB or mmCIF file"),
+        ("one type", '"atoms" names 1 type, the rows of HarmonicAngleForce/k have 3.'),
         (
             "tie of units",
             'parameters.ties[0]: "HarmonicBondForce/*" holds numbers of different units: HarmonicBondForce/k in '

@@ -190,7 +190,7 @@ def test_errors_of_rows_are_those_of_a_fit_with_the_same_sigmas(folder):
     )
     np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-8)
     assert np.all(found.errors > 0.0)
-    assert "length(c-o)" in moved.table(found)
+    assert "length(c–o)" in moved.table(found)
 
 
 def slopes_of(free):
@@ -209,11 +209,11 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
     assert np.any(whole.parts["trained"][FREE] != 0.0)
     assert b"+-" in files
     rows = read_rows(folder / "fitted")
-    assert [row["label"] for row in rows] == ["k(c-o)", "k(c-h)", "length(c-o)", "length(c-h)"]
+    assert [row["label"] for row in rows] == ["k(c–o)", "k(c–h)", "length(c–o)", "length(c–h)"]
     assert all(row["value"] != row["start"] and row["error"] > 0.0 for row in rows)
     page = report(folder).read_text()
     assert "Numbers of the force field" in page
-    assert "length(c-o)" in page
+    assert "length(c–o)" in page
     start(path, restart=folder / "model.ckpt-3.h5", output=folder / "out.json")
     again = ckpt.read(folder / "model.ckpt-6.h5")
     for part in ("trained", "optimizer"):
