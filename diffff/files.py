@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def file_and_group(name: str) -> tuple[Path, str]:
-    """The file of a name, and the group in it, ``data.hdf5#/water``; a ``#`` in the name of what exists is part of it."""
+    """The file of a name, and the group in it, ``data.hdf5#/x``; a ``#`` in the name of what exists is part of it."""
     for cut in (len(name), *(k for k in reversed(range(len(name))) if name[k] == "#")):
         if Path(name[:cut]).exists():
             return Path(name[:cut]), name[cut + 1 :]

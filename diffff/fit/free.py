@@ -19,8 +19,7 @@ import numpy as np
 from diffff import tree
 from diffff.errors import InputError
 from diffff.fit.rules import Numbers
-from diffff.fit.ties import Equal, FixedSum, Residue, ResidueCharge, label_of, tied
-from diffff.fit.ties import residues_of as residues_of
+from diffff.fit.ties import Residue, Tie, label_of, tied
 from diffff.pytree import pytree, static
 
 
@@ -119,7 +118,7 @@ class Free:
 def free_of(
     params: Any,
     found: Sequence[Numbers],
-    ties: Sequence[Equal | FixedSum | ResidueCharge] = (),
+    ties: Sequence[Tie] = (),
     residues: Sequence[Residue] = (),
     units: Mapping[str, str] | None = None,
 ) -> Free:

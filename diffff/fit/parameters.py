@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from diffff.fit.free import Equal, FixedSum, Free, ResidueCharge
+from diffff.fit.free import Free
 from diffff.fit.rules import Numbers, Rule, moving
 from diffff.fit.sizes import Size
+from diffff.fit.ties import Equal, FixedSum, ResidueCharge
 from diffff.frontend.rows import Place
 from diffff.spec import Spec, Variants
 

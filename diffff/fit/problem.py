@@ -150,7 +150,7 @@ def merged(systems: Sequence[FitSystem]) -> list[FitSystem]:
     """The frames of systems with the same potential and labels put together, so that they share one program."""
     alike: dict[tuple[Any, ...], list[FitSystem]] = {}
     for one in systems:
-        parts = tuple(id(fragment.potential) for fragment in one.fragments)
+        parts = tuple((id(part.potential), np.asarray(part.atoms).tobytes()) for part in one.fragments)
         points = None if one.esp_points is None else one.esp_points.shape[1]
         weighted = one.energy_weights is None
         key = (id(one.potential), parts, one.boxes is None, tuple(one.labels), points, weighted, one.group is None)

@@ -18,7 +18,7 @@ from diffff.input_file import load
 from diffff.model_input import Weights, with_weights
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
-from diffff.train.config_data import TrainingData, ValidationData, with_found_systems
+from diffff.train.config_data import TrainingData, ValidationData, systems_in, with_found_systems
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
@@ -298,6 +298,11 @@ class Input(Spec):
     def force_field(self) -> tuple[FittedXml, float] | None:
         """The force field under the network and its weight, if there is one."""
         return self.model.force_field if isinstance(self.model, NetworkSum) else None
+
+    @property
+    def data(self) -> list[str]:
+        """The directories and files of the data."""
+        return systems_in(self.training.training_data, self.training.validation_data)
 
     def with_network(self, deep: DeepModel) -> Self:
         """The same input with another network."""

@@ -147,6 +147,12 @@ class ValidationData(Data):
     "Batches for the validation column of the learning curve."
 
 
+def systems_in(*sections: Any) -> list[str]:
+    """The systems that sections name, as they stand there; None is a section that is not given."""
+    named = [section.systems for section in sections if section is not None]
+    return [name for some in named for name in ((some,) if isinstance(some, str) else some)]
+
+
 def with_found_systems(training: SpecT, path: Path) -> SpecT:
     """The section `training` of an input file with every system named as it is found from the current directory.
 

@@ -16,7 +16,7 @@ from diffff.fit.problem import Sigmas
 from diffff.input_file import load
 from diffff.model_input import Deep, Weights, require_one_of_each, with_weights
 from diffff.spec import Spec, Variants
-from diffff.train.config_data import with_found_systems
+from diffff.train.config_data import systems_in, with_found_systems
 from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
 from diffff.train.schedule import LearningRate
 from diffff.train.topologies import FittedXml
@@ -149,10 +149,16 @@ class FitInput(Spec):
         return self
 
     @property
-    def force_field(self) -> FittedXml:
-        """The force field in the model."""
-        parts = self.model.models if isinstance(self.model, FittedSum) else (self.model,)
-        return next(part for part in parts if isinstance(part, FittedXml))
+    def parts(self) -> tuple[tuple[FittedXml | Deep, ...], tuple[float, ...]]:
+        """The parts of the model, one of which is a force field, and their factors."""
+        if isinstance(self.model, FittedSum):
+            return self.model.models, self.model.factors(len(self.model.models))
+        return (self.model,), (1.0,)
+
+    @property
+    def data(self) -> list[str]:
+        """The directories and files of the data."""
+        return systems_in(self.training.training_data, self.training.validation_data)
 
 
 def read_fit_input(path: str | Path) -> FitInput:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffff.data.folders import Folder
 from diffff.errors import InputError
+from diffff.files import file_and_group
 
 
 def require_once(sections: Mapping[str, Sequence[Folder]]) -> None:
@@ -36,8 +37,6 @@ def require_once(sections: Mapping[str, Sequence[Folder]]) -> None:
 
 
 def _place(name: str) -> Path:
-    """Where a system really is; of a group ``FILE#/group`` in an HDF5 file, the file and the group."""
-    file, _, group = name.partition("#")
-    if group and not Path(name).exists() and Path(file).exists():
-        return Path(file).resolve() / group.strip("/")
-    return Path(name).resolve()
+    """Where a system really is; of a group in an HDF5 file, the file and the group."""
+    file, group = file_and_group(name)
+    return file.resolve() / group.strip("/")

@@ -26,11 +26,11 @@ from diffff.input_file import write_completed
 from diffff.train import fit_words
 from diffff.train.descent import Descent
 from diffff.train.fit_checkpoint import FitCheckpoint
-from diffff.train.fit_config import read_fit_input
-from diffff.train.fit_outputs import check_outputs, without_record
+from diffff.train.fit_config import FitInput, read_fit_input
 from diffff.train.fit_setup import FitProblem, prepare_fit
 from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve, read_lcurve
+from diffff.train.outputs import without_record
 from diffff.train.progress import Progress
 from diffff.train.setup import input_changes
 
@@ -57,10 +57,10 @@ def fit(
         InputError: anything wrong with input, data or checkpoint.
     """
     given = read_fit_input(input)
-    problem = prepare_fit(given, input)
-    start = _start(problem, init_model, restart)
-    check_outputs(problem, input, output)
-    origin = provenance(spec.completed(given), problem.files(input))
+    last = _checkpoint(given, init_model, restart)
+    problem = prepare_fit(given, input, output)
+    start = Start(np.zeros(problem.free.n_free)) if last is None else _start(problem, *last, restart is not None)
+    origin = provenance(spec.completed(given), problem.files)
     write_completed(given, output)
     began = time.monotonic()
     with Interruption() as interruption:
@@ -112,19 +112,23 @@ def _write_record(
     )
 
 
-def _start(problem: FitProblem, init_model: Path | None, restart: Path | None) -> Start:
-    """Where the fit begins."""
-    last = problem.given.training.numb_steps
+def _checkpoint(given: FitInput, init_model: Path | None, restart: Path | None) -> tuple[FitCheckpoint, Path] | None:
+    """The checkpoint that the fit goes on from or begins with, and its file."""
     if (file := init_model or restart) is None:
-        return Start(np.zeros(problem.free.n_free))
-    found = FitCheckpoint.read(file)
-    if restart is None:
-        return Start(found.variables(file, problem.free, problem.labels))
-    found.require_same(file, problem.free, problem.labels)
-    if found.start.n_steps >= last:
+        return None
+    found, last = FitCheckpoint.read(file), given.training.numb_steps
+    if restart is not None and found.start.n_steps >= last:
         raise InputError(
             f"the checkpoint is at step {found.start.n_steps}, and the fit ends at {last}. Raise numb_steps."
         )
+    return found, file
+
+
+def _start(problem: FitProblem, found: FitCheckpoint, file: Path, goes_on: bool) -> Start:
+    """Where the fit begins: where its checkpoint is, or at the start with the numbers of another."""
+    if not goes_on:
+        return Start(found.variables(file, problem.free, problem.labels))
+    found.require_same(file, problem.free, problem.labels)
     if changes := input_changes(found.input, spec.completed(problem.given)):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
     return found.start

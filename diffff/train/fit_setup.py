@@ -12,20 +12,17 @@ import numpy as np
 from diffff.data.folders import Folder, find_systems
 from diffff.errors import InputError
 from diffff.fit.data import read_frames
-from diffff.fit.free import Free, free_of, residues_of
+from diffff.fit.free import Free, free_of
 from diffff.fit.neutrality import require_fixed_charges
 from diffff.fit.parameters import table_of
 from diffff.fit.problem import FitSystem, Sigmas, check_targets, merged
 from diffff.fit.rules import Numbers
 from diffff.fit.used import without_unused
 from diffff.frontend.forcefield import ForceField
-from diffff.frontend.reference import periodic_box, symbols_of
-from diffff.input_file import resolve
-from diffff.model_input import Bound, Deep, total_of
-from diffff.structure import Structure
-from diffff.train.fit_config import FitData, FitInput, FittedSum
+from diffff.train.fit_config import FitData, FitInput
 from diffff.train.fit_once import require_once
-from diffff.train.topologies import FittedXml, Topologies
+from diffff.train.outputs import Inputs, check_outputs, outputs_of_fit
+from diffff.train.topology_models import TopologyModels
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ class FitProblem:
         free: the free variables.
         train: frames that the numbers are fitted to.
         valid: frames that they are compared with, if any.
-        others: the files of topologies and of Deep Potentials.
+        files: all that was read, but for the data.
     """
 
     given: FitInput
@@ -52,42 +49,39 @@ class FitProblem:
     free: Free
     train: list[FitSystem]
     valid: list[FitSystem]
-    others: list[Path]
+    files: list[Path]
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Of the numbers that move, with the names of their arrays."""
         return tuple(some.full_label(k) for some in self.found for k in range(len(some.index)))
 
-    @property
-    def data(self) -> list[str]:
-        """The directories and files of the data."""
-        training = self.given.training
-        named = [one.systems for one in (training.training_data, training.validation_data) if one is not None]
-        return [name for some in named for name in ((some,) if isinstance(some, str) else some)]
 
-    def files(self, input: Path) -> list[Path]:
-        """All files that the fit has read, but for the data."""
-        return [input, *(document.path for document in self.field.documents), *self.others]
-
-
-def prepare_fit(given: FitInput, path: Path) -> FitProblem:
+def prepare_fit(given: FitInput, path: Path, output: Path | None = None) -> FitProblem:
     """Read the files of the force field, the topologies and the data.
 
     Args:
         given: the input.
         path: of its file, beside which other files are looked for.
+        output: where the completed input is going to be; None: nothing is going to be written.
 
     Raises:
-        InputError: anything wrong with them.
+        InputError: anything wrong with them; or what is going to be written cannot be, or stands in their place.
     """
-    models, training = _Models(given, path.parent), given.training
+    training = given.training
+    models = TopologyModels(*given.parts, path.parent)
+    if output is not None:
+        read = [path, *models.files, *models.topologies.candidates]
+        inputs = Inputs(read, given.data, models.topologies.names)
+        check_outputs(outputs_of_fit(given, models.field, output), inputs)
     sections = {"training_data": training.training_data, "validation_data": training.validation_data}
     folders = {
         name: [] if data is None else find_systems(data.systems, data.rglob_patterns) for name, data in sections.items()
     }
     require_once(folders)
-    train, valid = ([] if data is None else models.frames(data, folders[name]) for name, data in sections.items())
+    train, valid = (
+        [] if data is None else _frames(models, data, folders[name], given.loss) for name, data in sections.items()
+    )
     if training.validation_fraction is not None:
         train, valid = _split(train, training.validation_fraction, training.seed or 0)
     if training.leave_one_out:
@@ -110,76 +104,27 @@ def prepare_fit(given: FitInput, path: Path) -> FitProblem:
         lines = [f"  {one.name}: {len(one.positions)} frames, {', '.join(one.labels)}" for one in systems]
         if lines:
             logger.info("%s", "\n".join([f"{title} data", *lines]))
-    return FitProblem(given, models.field, params, found, free, train, valid, models.files)
+    return FitProblem(given, models.field, params, found, free, train, valid, [path, *models.files])
 
 
-class _Models:
-    """The model of the input for every topology that the data have."""
-
-    def __init__(self, given: FitInput, folder: Path) -> None:
-        self._given, self._folder, self._loss = given.model, folder, given.loss
-        self.field = given.force_field.force_field(folder)
-        self.topologies = Topologies(given.force_field.topology, folder, given.force_field.extra_particles)
-        self._bounds: dict[int, Bound] = {}
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameter tree, the same for all topologies."""
-        return next(iter(self._bounds.values())).params
-
-    @property
-    def files(self) -> list[Path]:
-        """Those of the topologies and of Deep Potentials."""
-        parts = self._given.models if isinstance(self._given, FittedSum) else ()
-        deep = [resolve(part.file, self._folder) or part.file for part in parts if isinstance(part, Deep)]
-        return [*self.topologies.structures, *map(Path, deep)]
-
-    def frames(self, data: FitData, folders: Sequence[Folder]) -> list[FitSystem]:
-        """The frames of all systems of a section."""
-        found = []
-        for one in folders:
-            structure = self.topologies.of(one.name)
-            bound = self._bound(structure)
-            found += read_frames(
-                [one],
-                structure.topology,
-                bound.potential,
-                bound.params,
-                part=lambda topology: self._made(_without_positions(topology)).potential,
-                units=data.units,
-                check_units=data.check_units,
-                targets=self._loss.targets,
-                relative=self._loss.relative,
-            )
-        return found
-
-    def residues(self) -> list[Any]:
-        """The residues of all topologies and the rows of their charges, for ties."""
-        return [
-            residue
-            for structure in self.topologies.structures.values()
-            for residue in residues_of(self._bound(structure).potential, structure.topology)
-        ]
-
-    def _bound(self, structure: Structure) -> Bound:
-        if id(structure) not in self._bounds:
-            self._bounds[id(structure)] = self._made(structure)
-        return self._bounds[id(structure)]
-
-    def _made(self, structure: Structure) -> Bound:
-        if not isinstance(self._given, FittedSum):
-            return self._part(self._given, structure)
-        bounds = [self._part(part, structure) for part in self._given.models]
-        return total_of(bounds, self._given.factors(len(bounds)))
-
-    def _part(self, part: FittedXml | Deep, structure: Structure) -> Bound:
-        if isinstance(part, Deep):
-            return part.bound(structure, self._folder)
-        return Bound(part.potential(self.field, structure.topology), self.field.params())
-
-
-def _without_positions(topology: Any) -> Structure:
-    return Structure(symbols_of(topology), np.zeros((topology.getNumAtoms(), 3)), periodic_box(topology), topology)
+def _frames(models: TopologyModels, data: FitData, folders: Sequence[Folder], loss: Sigmas) -> list[FitSystem]:
+    """The frames of all systems of a section."""
+    found = []
+    for one in folders:
+        structure = models.structure(one.name)
+        bound = models.bound(structure)
+        found += read_frames(
+            [one],
+            structure.topology,
+            bound.potential,
+            bound.params,
+            part=models.fragment,
+            units=data.units,
+            check_units=data.check_units,
+            targets=loss.targets,
+            relative=loss.relative,
+        )
+    return found
 
 
 def _check_each_left_out(systems: list[FitSystem], sigmas: Sigmas) -> None:

@@ -6,7 +6,6 @@ trained on what is left. Where some move, they are computed in each step and hav
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,8 @@ import numpy as np
 from diffff import units
 from diffff.data.systems import System
 from diffff.errors import InputError
-from diffff.files import in_place_of
 from diffff.fit.data import atoms_in_files, fit_system, frame_lists, require_whole_frames
-from diffff.fit.free import Free, free_of, residues_of
+from diffff.fit.free import Free, free_of
 from diffff.fit.parameters import Parameters
 from diffff.fit.plausible import require_plausible, sampled
 from diffff.fit.rules import Numbers
@@ -25,8 +23,7 @@ from diffff.frontend.forcefield import ForceField
 from diffff.neighbors import Neighbors
 from diffff.potentials.base import Params, Potential, energy_forces_virial
 from diffff.pytree import pytree, static
-from diffff.structure import Structure
-from diffff.train.topologies import FittedXml, Topologies
+from diffff.train.topology_models import TopologyModels
 
 GROUP, LEAF = "ForceField", "free"
 FREE = f"{GROUP}/{LEAF}"
@@ -94,62 +91,27 @@ class ForceFieldPart:
     """The force field of a sum with a network.
 
     Attributes:
-        given: its section of the input.
-        weight: its factor in the sum.
+        models: its potentials, with its weight in the sum.
         type_map: names of the types of the systems.
-        field: the files.
-        topologies: of the systems.
-        potentials: made so far, by the identity of the structure.
     """
 
-    given: FittedXml
-    weight: float
+    models: TopologyModels
     type_map: tuple[str, ...]
-    field: ForceField
-    topologies: Topologies
-    potentials: dict[int, Potential]
 
-    @classmethod
-    def read(cls, given: FittedXml, weight: float, type_map: Sequence[str], folder: Path) -> "ForceFieldPart":
-        """Read the files; topologies are read as systems need them."""
-        topologies = Topologies(given.topology, folder, given.extra_particles)
-        return cls(given, weight, tuple(type_map), given.force_field(folder), topologies, {})
-
-    def structure(self, system: System) -> Structure:
-        """The topology of a system.
-
-        Raises:
-            InputError: there is none.
-        """
-        return self.topologies.of(system.name)
-
-    def potential(self, structure: Structure) -> Potential:
-        """For the atoms of a structure."""
-        if id(structure) not in self.potentials:
-            made = self.given.potential(self.field, structure.topology)
-            self.potentials[id(structure)] = made.weighted(self.weight)
-        return self.potentials[id(structure)]
+    @property
+    def field(self) -> ForceField:
+        """The files."""
+        return self.models.field
 
     def key(self, system: System) -> tuple[int, bool, tuple[int, ...]]:
         """Systems with the same one share programs: topology, periodicity and order of the atoms."""
-        return id(self.structure(system)), system.boxes is not None, tuple(system.order.tolist())
+        return id(self.models.structure(system.name)), system.boxes is not None, tuple(system.order.tolist())
 
-    def moves(self, parameters: Parameters, systems: Sequence[System]) -> tuple[list[Numbers], Free]:
-        """The numbers that move, and the free variables.
-
-        Args:
-            parameters: the section of the input.
-            systems: all of the data, whose residues ties may be about.
-        """
+    def moves(self, parameters: Parameters) -> tuple[list[Numbers], Free]:
+        """The numbers that move, and the free variables; ties are about the residues of all topologies read so far."""
         params = self.field.params()
         found = parameters.moving(params, self.field.rows)
-        structures = {id(one): one for one in map(self.structure, systems)}
-        residues = [
-            residue
-            for structure in structures.values()
-            for residue in residues_of(self.potential(structure), structure.topology)
-        ]
-        return found, free_of(params, found, parameters.ties, residues, self.field.units)
+        return found, free_of(params, found, parameters.ties, self.models.residues(), self.field.units)
 
     def require_plausible(self, system: System, assumed: str, targets: Collection[str]) -> None:
         """Refuse labels that the force field says are in another unit or of another sign, and atoms in another order.
@@ -162,7 +124,7 @@ class ForceFieldPart:
         Raises:
             InputError: see `diffff.fit.plausible`.
         """
-        frames, topology = sampled(system.n_frames), self.structure(system).topology
+        frames, structure = sampled(system.n_frames), self.models.structure(system.name)
         some = replace(
             system,
             positions=system.positions[frames],
@@ -170,18 +132,10 @@ class ForceFieldPart:
             labels={name: values[frames] for name, values in system.labels.items() if name in _LABELS},
         )
         # the size of the labels is that of the physics, whatever the weight
-        potential, params = replace(self.potential(self.structure(system)), weights=()), self.field.params()
-        frames_of_fit = fit_system(some, topology, self.type_map, potential, params)
+        potential, params = replace(self.models.bound(structure).potential, weights=()), self.field.params()
+        frames_of_fit = fit_system(some, structure.topology, self.type_map, potential, params)
         wanted = [name for name in _LABELS if name in targets]
-        require_plausible(frames_of_fit, params, topology, assumed, wanted, whole=False)
-
-    def require_apart(self, folder: Path) -> None:
-        """Refuse a directory for trained files in which those are that were read."""
-        if taken := in_place_of(self.field.places_in(folder), [document.path for document in self.field.documents]):
-            raise InputError(
-                f"training.xml_dir: {taken} is read, and would be overwritten by the trained file. Choose another "
-                "directory."
-            )
+        require_plausible(frames_of_fit, params, structure.topology, assumed, wanted, whole=False)
 
     def frames(self, systems: Sequence[System], free: Free | None = None) -> ForceFieldFrames:
         """What the force field needs of all frames of systems with one `key`, one after the other.
@@ -189,8 +143,8 @@ class ForceFieldPart:
         Raises:
             InputError: the atoms are not those of the topology.
         """
-        first, structure = systems[0], self.structure(systems[0])
-        potential, params = self.potential(structure), self.field.params()
+        first, structure = systems[0], self.models.structure(systems[0].name)
+        potential, params = self.models.bound(structure).potential, self.field.params()
         atoms, slots = atoms_in_files(first, structure.symbols, self.type_map), np.argsort(first.order)
         positions = np.concatenate([one.positions for one in systems])
         x = np.zeros((len(positions), len(structure.symbols), 3))
@@ -216,7 +170,7 @@ class ForceFieldPart:
             params: of the force field; None: those of the files.
 
         Raises:
-            InputError: see `structure`; or the frames have labels that the force field has no part in.
+            InputError: see `Topologies.of`; or the frames have labels that the force field has no part in.
         """
         if other := {"atom_ener", "atom_ener_coeff"} & system.labels.keys():
             raise InputError(

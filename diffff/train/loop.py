@@ -91,6 +91,7 @@ def train(
         skip_neighbor_stat=skip_neighbor_stat,
         finetune=finetune is not None,
         folder=input.parent,
+        output=output,
         devices=Devices.all(),
     )
     completed = given.with_network(problem.model)

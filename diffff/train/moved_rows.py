@@ -5,6 +5,7 @@ each over the root mean square of its error, the standard errors are those of `d
 could take over from a number is not in them, so they are lower bounds.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffff.data.systems import System
 from diffff.fit.free import Free
 from diffff.fit.information import Known, Normal, known_at
 from diffff.fit.neutrality import changed_charges
 from diffff.fit.notes import notes_of
 from diffff.fit.number_record import entries, write_rows
+from diffff.fit.parameters import Parameters, table_of
 from diffff.fit.rules import Numbers, labels_of
+from diffff.train.data_set import OfForceField
 from diffff.train.evaluate import Errors
 from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
 from diffff.train.frames import Frames
 
 _AT_ONCE = 32  # frames
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,20 @@ class MovedRows:
         files = field.write(folder, self.free.params(jnp.asarray(v)), notes=notes_of(found, self.found))
         write_rows(folder, entries(found, self.found, self.free, field.units))
         return files
+
+
+def on_force_field(
+    part: ForceFieldPart, parameters: Parameters | None, train: list[System], valid: list[System]
+) -> tuple[MovedRows | None, tuple[OfForceField, OfForceField]]:
+    """What moves of a force field, and what it leaves of the labels of training and validation data at the start."""
+    train_split, valid_split = (OfForceField(some, [part.without(one) for one in some]) for some in (train, valid))
+    splits = train_split, valid_split
+    if parameters is None:
+        logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
+        return None, splits
+    found, free = part.moves(parameters)
+    logger.info("%s", table_of(found, free, part.field.units))
+    return MovedRows(part, found, free), splits
 
 
 @jax.jit

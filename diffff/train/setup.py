@@ -15,13 +15,12 @@ from diffff import spec
 from diffff.data.folders import Folder, find_systems
 from diffff.data.systems import System, bytes_on_disk, data_type_map, read_systems
 from diffff.errors import InputError
-from diffff.fit.parameters import table_of
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
-from diffff.train.data_set import DataSet, OfForceField
+from diffff.train.data_set import DataSet
 from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
@@ -30,11 +29,13 @@ from diffff.train.frames import FrameGroup, Frames, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
 from diffff.train.memory import free_on_device, free_on_host, readable
-from diffff.train.moved_rows import MovedRows
+from diffff.train.moved_rows import MovedRows, on_force_field
 from diffff.train.neighbor_stat import NeighborCounts, pair_tables, resolve, truncated
+from diffff.train.outputs import Inputs, check_outputs, outputs_of_training
 from diffff.train.pair_table import PairStore, PairTable
 from diffff.train.shapes import in_few_shapes
 from diffff.train.statistics import fill
+from diffff.train.topology_models import TopologyModels
 
 Params = dict[str, Any]
 _STORED_FROM = 2**16  # bytes of a file that is read as it is needed
@@ -90,6 +91,7 @@ def prepare(
     skip_neighbor_stat: bool,
     finetune: bool = False,
     folder: Path = Path(),
+    output: Path | None = None,
     devices: Devices = ONE_DEVICE,
 ) -> Problem:
     """Read the data, find the neighbours, make or take the model and its statistics.
@@ -100,12 +102,20 @@ def prepare(
         skip_neighbor_stat: whether to trust ``sel`` without counting the neighbours.
         finetune: whether the energy bias of the source follows the new data.
         folder: of the input file, beside which the files of a force field are looked for.
+        output: where the completed input is going to be; None: nothing is going to be written.
         devices: that it is trained on.
 
     Raises:
-        InputError: anything wrong with the data, or a source that is another model.
+        InputError: anything wrong with the data, or a source that is another model; or what is going to be written
+            cannot be, or stands in the place of what is read.
     """
     training = given.training
+    models = None
+    if given.force_field is not None:
+        xml, weight = given.force_field
+        models = TopologyModels([xml], [weight], folder)
+    if output is not None and devices.writes:
+        _check_outputs(given, models, output)
     train_data, valid_data = training.training_data, training.validation_data
     wanted = given.deep if source is None else _completed_from(source.spec, given.deep)
     folders = find_systems(train_data.systems, train_data.rglob_patterns)
@@ -116,7 +126,11 @@ def prepare(
     if valid_data is not None:
         folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
         valid_systems = _read(given, valid_data, folders, type_map, devices)
-    moved, splits = _on_force_field(given, folder, type_map, train_systems, valid_systems)
+    moved, splits = None, None
+    if models is not None:
+        part = ForceFieldPart(models, tuple(type_map))
+        _check_units(given, part, train_systems, valid_systems)
+        moved, splits = on_force_field(part, given.parameters, train_systems, valid_systems)
     if splits is not None and moved is None:
         train_systems, valid_systems = (list(split.left) for split in splits)
     rcut = given.deep.descriptor.rcut
@@ -170,34 +184,27 @@ def prepare(
     )
 
 
+def _check_outputs(given: Input, models: TopologyModels | None, output: Path) -> None:
+    if models is None:
+        check_outputs(outputs_of_training(given, None, output), Inputs((), given.data))
+        return
+    inputs = Inputs([*models.files, *models.topologies.candidates], given.data, models.topologies.names)
+    check_outputs(outputs_of_training(given, models.field if given.parameters else None, output), inputs)
+
+
 def _silent(params: Params) -> Params:
     """The network with zeros in its last layer, so that a sum begins as its force field and not with random forces."""
     nets = {name: [*net[:-1], jax.tree.map(jnp.zeros_like, net[-1])] for name, net in params["fitting"]["nets"].items()}
     return {**params, "fitting": {**params["fitting"], "nets": nets}}
 
 
-def _on_force_field(
-    given: Input, folder: Path, type_map: Sequence[str], train: list[System], valid: list[System]
-) -> tuple[MovedRows | None, tuple[OfForceField, OfForceField] | None]:
-    """What moves of a force field, and what it leaves of the labels of training and validation data at the start."""
-    if given.force_field is None:
-        return None, None
-    xml, weight = given.force_field
-    part = ForceFieldPart.read(xml, weight, type_map, folder)
+def _check_units(given: Input, part: ForceFieldPart, train: Sequence[System], valid: Sequence[System]) -> None:
+    """Refuse data that the force field says are in another unit, unless the input says that they are right."""
     targets = {label for term in given.loss.terms for label in given.loss.labels(term)}
     for data, systems in ((given.training.training_data, train), (given.training.validation_data, valid)):
         if data is not None and data.check_units is not False:
             for system in systems:
                 part.require_plausible(system, data.units, targets)
-    train_split, valid_split = (OfForceField(some, [part.without(one) for one in some]) for some in (train, valid))
-    splits = train_split, valid_split
-    if given.parameters is None:
-        logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
-        return None, splits
-    found, free = part.moves(given.parameters, [*train, *valid])
-    part.require_apart(Path(given.training.xml_dir))
-    logger.info("%s", table_of(found, free, part.field.units))
-    return MovedRows(part, found, free), splits
 
 
 def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:

@@ -54,6 +54,17 @@ class Topologies:
             self.structures[file] = Structure(symbols_of(topology), positions, periodic_box(topology), topology)
         return self.structures[file]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files as they are given."""
+        return (self.given,) if isinstance(self.given, str) else tuple(self.given.values())
+
+    @property
+    def candidates(self) -> list[Path]:
+        """The files that are there, but for those in the directories of systems."""
+        found = (resolve(name, self.folder) for name in self.names)
+        return [Path(name) for name in found if name is not None]
+
     def _file(self, system: str) -> Path:
         name = self.given
         if not isinstance(name, str):

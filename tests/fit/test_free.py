@@ -8,8 +8,9 @@ from jax.test_util import check_grads
 
 from diffff import tree
 from diffff.errors import InputError
-from diffff.fit.free import Equal, FixedSum, free_of
+from diffff.fit.free import free_of
 from diffff.fit.rules import Rule, moving
+from diffff.fit.ties import Equal, FixedSum
 from diffff.spec import validate
 
 PARAMS = {

@@ -10,11 +10,12 @@ import pytest
 from scipy.optimize import least_squares
 
 from diffff.fit.combinations import in_words
-from diffff.fit.free import Equal, FixedSum, free_of
+from diffff.fit.free import free_of
 from diffff.fit.information import Normal, known
 from diffff.fit.number_record import entries
 from diffff.fit.rules import Numbers, Rule, Treatment, moving
 from diffff.fit.solve import solve
+from diffff.fit.ties import Equal, FixedSum
 from diffff.spec import validate
 
 KEEP = {"select": "*", "treatment": {"train": False}}

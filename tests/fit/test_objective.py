@@ -6,12 +6,13 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.fit import objective as module
-from diffff.fit.free import Equal, free_of
+from diffff.fit.free import free_of
 from diffff.fit.noise import Noise
 from diffff.fit.objective import Objective
 from diffff.fit.optimizers import LBFGSB, LeastSquares, Start
 from diffff.fit.rules import Prior, Rule, Treatment, moving
 from diffff.fit.solve import solve
+from diffff.fit.ties import Equal
 
 RULES = [
     Rule(select="A/k", treatment=Treatment(bounds=(0.0, None), scale=0.5, prior=Prior(sigma=1.0))),

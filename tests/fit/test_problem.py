@@ -10,10 +10,11 @@ import pytest
 
 from diffff import ForceField
 from diffff.errors import InputError
-from diffff.fit.free import Equal, ResidueCharge, free_of, residues_of
+from diffff.fit.free import free_of
 from diffff.fit.problem import Boltzmann, FitSystem, Sigmas, all_residuals, predictions, residuals
 from diffff.fit.rules import Rule, moving
 from diffff.fit.solve import solve
+from diffff.fit.ties import Equal, ResidueCharge, residues_of
 from diffff.spec import validate
 from tests.fit.waters import fragments_of, waters
 from tests.md.systems import SPRING

@@ -7,9 +7,9 @@ import pytest
 
 from diffff import ForceField
 from diffff.errors import InputError
-from diffff.fit.free import Equal, FixedSum, ResidueCharge, free_of, residues_of
+from diffff.fit.free import free_of
 from diffff.fit.rules import Numbers, Rule, Treatment, moving
-from diffff.fit.ties import Residue
+from diffff.fit.ties import Equal, FixedSum, Residue, ResidueCharge, residues_of
 from diffff.spec import validate
 
 PATH = "NonbondedForce/charge"

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from diffff.errors import InputError
-from diffff.fit.free import Equal, free_of
+from diffff.fit.free import free_of
 from diffff.fit.optimizers import Start
 from diffff.fit.rules import Rule, Treatment, moving
+from diffff.fit.ties import Equal
 from diffff.train.fit_checkpoint import FitCheckpoint
 
 A = {"A": {"k": jnp.array([2.0, 3.0])}}

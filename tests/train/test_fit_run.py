@@ -310,12 +310,12 @@ def broken(folder, name):
         ("fraction", "leaves nothing to fit to or nothing to compare with"),
         ("cutoff", "nonbonded_method PME needs a periodic box"),
         ("unknown key", 'unknown key; did you mean "topology"?'),
-        ("in place", "mol.xml: is read by the fit, and would be overwritten by its outputs"),
-        ("over the data", "train/set.000/energy.npy: is read by the fit, and would be overwritten"),
-        ("over a file of data", "data.xyz: is read by the fit, and would be overwritten"),
+        ("in place", "mol.xml: is read by the run, and would be overwritten by its outputs"),
+        ("over the data", "train/set.000/energy.npy: is read by the run, and would be overwritten"),
+        ("over a file of data", "data.xyz: is read by the run, and would be overwritten"),
         ("one name", "lcurve.out: training.disp_file and training.save_ckpt are one file"),
         ("a file for a directory", "mol.pdb is no directory). Choose another place by training.record_dir"),
-        ("a directory for a file", ".: cannot be written (it is a directory). Choose another place by training.disp"),
+        ("a directory for a file", ".: cannot be written (Is a directory). Choose another place by training.disp"),
         ("weights", '"weights" are those of energies, which have no sigma'),
         ("prior mean", "the mean of the prior, -3, is not within the bounds"),
         (
@@ -352,6 +352,24 @@ def test_what_makes_no_sense_is_refused(folder, name, sentence):
     assert not (folder / "fitted").exists()
 
 
+@pytest.mark.parametrize(
+    ("training", "options", "sentence"),
+    [
+        ({}, {"restart": Path("no.h5")}, "no.h5: there is no such checkpoint"),
+        ({"disp_file": "mol.pdb"}, {}, "mol.pdb: is read by the run, and would be overwritten"),
+        ({"xml_dir": "/proc/x"}, {}, "/proc/x/mol.xml: cannot be written ("),
+        ({"record_dir": "/proc/x"}, {}, "/proc/x/fit.json: cannot be written ("),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_data_are_read(folder, training, options, sentence):
+    write_data(folder / "train", 2, seed=1)
+    (folder / "train/set.000/energy.npy").write_text("no numbers")
+    with pytest.raises(InputError) as error:
+        start(write_input(folder, fit_input(training=training)), output=folder / "out.json", **options)
+    assert sentence in str(error.value)
+    assert not {"fitted", "out.json", "lcurve.out"} & {file.name for file in folder.iterdir()}
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint_or_begins_with_its_numbers(folder, caplog):
     """With another input it says so; with other scales, bounds and rules the numbers are the same."""
@@ -378,7 +396,7 @@ def test_a_run_goes_on_from_its_checkpoint_or_begins_with_its_numbers(folder, ca
     other = write_input(folder, fit_input(parameters={"rules": rules}, training={"numb_steps": 1}))
     (folder / "fit.ckpt.h5").rename(folder / "old.h5")
     problem = prepare_fit(read_fit_input(other), other)
-    v = fit_run._start(problem, folder / "old.h5", None).free
+    v = fit_run._start(problem, FitCheckpoint.read(folder / "old.h5"), folder / "old.h5", False).free
     for label, value in zip(problem.labels, np.asarray(problem.free.numbers(v)), strict=True):
         np.testing.assert_allclose(value, before[label.partition(": ")[2]], rtol=1e-12)
 

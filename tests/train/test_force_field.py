@@ -265,6 +265,27 @@ def test_what_makes_no_sense_is_refused(folder, change, sentence):
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("training", "file"),
+    [
+        ({"disp_file": "mol.xml"}, "mol.xml"),
+        ({"disp_file": "mol.pdb"}, "mol.pdb"),
+        ({"disp_file": "train/set.000/force.npy"}, "train/set.000/force.npy"),
+        ({"xml_dir": "."}, "mol.xml"),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(folder, training, file):
+    given = sum_input(parameters=MOVING)
+    given["training"] |= training
+    before = (folder / file).read_bytes()
+    with pytest.raises(InputError, match=f"{file}: is read by the run, and would be overwritten by its outputs"):
+        start(write_input(folder, given), output=folder / "out.json")
+    assert (folder / file).read_bytes() == before
+    given["training"] |= {"disp_file": "model.ckpt.h5", "xml_dir": "fitted"}
+    with pytest.raises(InputError, match=r"training\.disp_file and training\.save_ckpt are one file"):
+        start(write_input(folder, given), output=folder / "out.json")
+
+
 def test_parameters_without_a_force_field_are_refused(folder):
     given = sum_input(parameters=MOVING)
     given["model"] = NETWORK

@@ -131,7 +131,7 @@ INPUTS = {
     ),
     "checkpoints below a file": (
         {"training.save_dir": "input.json/x"},
-        "input.json/x: checkpoints cannot be written here",
+        "input.json/x/model.ckpt.h5: cannot be written (input.json is no directory).",
     ),
     "a directory as learning curve": ({"training.disp_file": "water"}, "water: cannot be written (Is a directory)."),
     "a full disk": ({"training.disp_file": "/dev/full"}, "/dev/full: cannot be written (No space left on device)."),
