@@ -1,4 +1,4 @@
-"""What is to be told of each number after a fit; beside a network, in a file of its own, ``rows.json``."""
+"""What is to be told of the numbers after a fit; beside a network, in a file of its own, ``rows.json``."""
 
 import json
 import math
@@ -15,6 +15,8 @@ from diffff.fit.information import Known
 from diffff.fit.rules import Numbers
 
 FILE = "rows.json"
+_PARTS = ("numbers", "spectrum", "combinations", "errors")
+_N_COMBINATIONS = 6
 
 
 def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -55,6 +57,18 @@ def entries(known: Known, found: Sequence[Numbers], free: Free, units: Mapping[s
     return rows
 
 
+def directions(known: Known, labels: Sequence[str]) -> dict[str, Any]:
+    """What the data determine: eigenvalues of J^T J relative to the largest, and combinations in words."""
+    combinations = {
+        "sloppy": known.sloppy(list(labels), _N_COMBINATIONS),
+        "stiff": known.stiff(list(labels), _N_COMBINATIONS),
+    }
+    return {
+        "spectrum": [float(value) for value in known.relative_eigenvalues()],
+        "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
+    }
+
+
 def _place(some: Numbers, k: int) -> dict[str, Any]:
     if some.places is None:
         return {"file": None, "line": None, "attribute": None}
@@ -62,23 +76,24 @@ def _place(some: Numbers, k: int) -> dict[str, Any]:
     return {"file": place.document.path.name, "line": place.element.line, "attribute": place.key}
 
 
-def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows.json`` to a directory."""
+def write_rows(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``rows.json`` to a directory: the numbers, what the data determine, and errors, as in ``fit.json``."""
     with replacing(folder / FILE) as path:
-        path.write_text(json.dumps({"numbers": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(dict(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a directory; none if it has no such file.
+def read_rows(folder: Path) -> dict[str, Any] | None:
+    """The content of ``rows.json`` in a directory; None if there is no such file.
 
     Raises:
         InputError: it is damaged.
     """
     path = folder / FILE
     if not path.is_file():
-        return []
+        return None
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["numbers"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {part: content[part] for part in _PARTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Is the file damaged? Remove it to go without.") from None
 

@@ -11,7 +11,7 @@ from diffff import tree
 from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.fit.free import Free
-from diffff.fit.number_record import entries, finite
+from diffff.fit.number_record import directions, entries, finite
 from diffff.fit.parity import Parity, compare, write_parity
 from diffff.fit.problem import FitSystem, Sigmas
 from diffff.fit.rules import Numbers
@@ -30,7 +30,6 @@ _KEYS = {  # of a part, or of each of its entries
     "errors": ("split", "system", "target", "unit", "sigma", "n_frames", "n_values", "before", "after"),
     "left_out": ("system", "errors"),
 }
-_N_COMBINATIONS = 6
 
 
 def write_record(
@@ -101,11 +100,6 @@ def record(
         curve: the columns of the learning curve, null for what is no number.
         provenance: versions, hashes, date, input.
     """
-    labels = list(fit.labels)
-    combinations = {
-        "sloppy": fit.known.sloppy(labels, _N_COMBINATIONS),
-        "stiff": fit.known.stiff(labels, _N_COMBINATIONS),
-    }
     return {
         "format": _FORMAT,
         "version": _VERSION,
@@ -117,9 +111,8 @@ def record(
             "scatter": float(fit.known.scatter),
         },
         "numbers": entries(fit.known, found, free, units or {}),
-        "spectrum": [float(value) for value in fit.known.relative_eigenvalues()],
-        "combinations": {name: [one._asdict() for one in some] for name, some in combinations.items()},
-        "errors": [_errors(one) for one in parities],
+        **directions(fit.known, fit.labels),
+        "errors": [errors_of(one) for one in parities],
         "left_out": [dict(one) for one in left_out],
         "curve": {name: [finite(value) for value in column] for name, column in (curve or {}).items()},
         "provenance": dict(provenance),
@@ -162,7 +155,8 @@ def pooled(entries: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
     return float(np.sqrt(sizes @ before**2 / sizes.sum())), float(np.sqrt(sizes @ after**2 / sizes.sum()))
 
 
-def _errors(one: Parity) -> dict[str, Any]:
+def errors_of(one: Parity) -> dict[str, Any]:
+    """An entry of "errors"."""
     before, after = one.rmse()
     return {
         "split": one.split,

@@ -75,8 +75,16 @@ def curve(name: str, title: str, unit: str, lines: Mapping[str, tuple[np.ndarray
     return _figure(name, title, paint, 4.6, 3.0)
 
 
-def parity(name: str, title: str, unit: str, reference: np.ndarray, before: np.ndarray, after: np.ndarray) -> Html:
-    """Predictions over labels, all flat, before and after."""
+def parity(
+    name: str,
+    title: str,
+    unit: str,
+    reference: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    what: str = "force field",
+) -> Html:
+    """Predictions of what is named over labels, all flat, before and after."""
     good = np.flatnonzero(np.isfinite(reference) & np.isfinite(before) & np.isfinite(after))
     chosen, caption = good, ""
     if good.size < reference.size:
@@ -97,7 +105,7 @@ def parity(name: str, title: str, unit: str, reference: np.ndarray, before: np.n
             points = {"linestyle": "", "marker": "o", "markersize": size, "markeredgewidth": 0, "alpha": 0.6}
             named = f"{label}: RMSE {number(error)}"
             ax.plot(reference[chosen], values[chosen], color=colour, label=named, rasterized=True, **points)
-        ax.set(xlabel=f"reference ({unit})", ylabel=f"force field ({unit})", aspect="equal")
+        ax.set(xlabel=f"reference ({unit})", ylabel=f"{what} ({unit})", aspect="equal")
         ax.set(xlim=(low, high), ylim=(low, high))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_locator(MaxNLocator(5))

@@ -15,6 +15,16 @@ from diffff.report import figures
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, table, tag
 
 SPLITS = {"train": "training", "valid": "validation"}
+_BEFORE_AND_AFTER = "Root mean square errors before and after the fit."
+_IN_SIGMAS = (
+    "Deviations after the fit in units of the sigmas that were assumed. Sigmas of the right size give the normal "
+    "distribution. All error bars are for a scatter of {}, as the residuals show it."
+)
+_OF_SUM = (
+    "Before: the force field of the files, alone; after: the sum of force field and network at the end. Energies are "
+    "relative to their mean over the frames of a system. Of large training data some frames are looked at."
+)
+_AS_IT_IS = "Errors take the network as it is: what it could take over from a number is not in them."
 _MOST_ROWS = 12  # of an array in a figure
 _MOST_ARRAYS = 16  # with a figure
 _MOST_NUMBERS = 2000  # in the table of all numbers
@@ -22,11 +32,14 @@ _MOST_NUMBERS = 2000  # in the table of all numbers
 
 def sections(record: dict[str, Any], parities: Sequence[Parity]) -> list[Section]:
     """What a fit's record tells; the first section is the summary."""
+    in_sigmas = _IN_SIGMAS.format(number(record["objective"]["scatter"]))
     parts = [
         Section("summary", "Summary", _summary(record)),
         Section("parity", "Predictions and reference", _parity(parities)),
-        Section("errors", "Errors by system", join([*_errors(record["errors"]), *_left_out(record)])),
-        Section("residuals", "Residuals", _residuals(record, parities)),
+        Section(
+            "errors", "Errors by system", join([*_errors(record["errors"], _BEFORE_AND_AFTER), *_left_out(record)])
+        ),
+        Section("residuals", "Residuals", _residuals(parities, in_sigmas)),
         Section("moves", "How far the numbers moved", _moves(record["numbers"])),
         Section("directions", "What the data determine", _directions(record)),
         Section("numbers", "All numbers", _numbers(record["numbers"])),
@@ -34,13 +47,19 @@ def sections(record: dict[str, Any], parities: Sequence[Parity]) -> list[Section
     return [part for part in parts if part.content]
 
 
-def of_rows(numbers: Sequence[dict[str, Any]]) -> list[Section]:
-    """What has become of the numbers of a force field that were trained with a network."""
-    words = "Errors take the network as it is: what it could take over from a number is not in them."
-    return [
-        Section("moves", "How far the numbers of the force field moved", _moves(numbers)),
-        Section("numbers", "Numbers of the force field", join([tag("p", words, class_="quiet"), _numbers(numbers)])),
+def of_sum(rows: dict[str, Any], parities: Sequence[Parity]) -> list[Section]:
+    """What has become of a force field that was trained with a network, and what both together say."""
+    words, quiet = tag("p", _OF_SUM, class_="quiet"), tag("p", _AS_IT_IS, class_="quiet")
+    wide = "Deviations of the sum in units of their root mean square over the training frames."
+    parts = [
+        Section("parity", "Predictions and reference", join([words, _parity(parities, "model")])),
+        Section("errors", "Errors by system", join(_errors(rows["errors"], _OF_SUM))),
+        Section("residuals", "Residuals", _residuals(parities, wide)),
+        Section("moves", "How far the numbers of the force field moved", _moves(rows["numbers"])),
+        Section("directions", "What the data determine, the network being as it is", _directions(rows)),
+        Section("numbers", "Numbers of the force field", join([quiet, _numbers(rows["numbers"])])),
     ]
+    return [part for part in parts if part.content]
 
 
 def _summary(record: dict[str, Any]) -> Html:
@@ -78,7 +97,7 @@ def _summary(record: dict[str, Any]) -> Html:
     return join([tag("p", words, class_="lead"), facts(shown)])
 
 
-def _parity(parities: Sequence[Parity]) -> Html:
+def _parity(parities: Sequence[Parity], what: str = "force field") -> Html:
     panels = []
     for split, target in _pairs([{"split": one.split, "target": one.target} for one in parities]):
         some = [one for one in parities if (one.split, one.target) == (split, target)]
@@ -86,11 +105,11 @@ def _parity(parities: Sequence[Parity]) -> Html:
         before = np.concatenate([one.before.ravel() for one in some])
         after = np.concatenate([one.after.ravel() for one in some])
         title = f"{target.capitalize()}, {SPLITS[split]}"
-        panels.append(figures.parity(f"parity-{split}-{target}", title, some[0].unit, reference, before, after))
+        panels.append(figures.parity(f"parity-{split}-{target}", title, some[0].unit, reference, before, after, what))
     return grid(panels) if panels else Html("")
 
 
-def _errors(errors: Sequence[dict[str, Any]]) -> Iterable[Html]:
+def _errors(errors: Sequence[dict[str, Any]], words: str) -> Iterable[Html]:
     titles = ("frames", "before", "after", "after / before")
     columns = [Column("System", "any"), *(Column(title, "n") for title in titles)]
     groups: dict[str, list[Rows]] = {}
@@ -103,7 +122,7 @@ def _errors(errors: Sequence[dict[str, Any]]) -> Iterable[Html]:
         note = f"{some[0]['unit']}, sigma {_plain(some[0]['sigma'])}"
         groups.setdefault(split, []).append(Rows(f"{target.capitalize()}, {SPLITS[split]}", note, rows, total))
     if groups:
-        yield tag("p", "Root mean square errors before and after the fit.", class_="quiet")
+        yield tag("p", words, class_="quiet")
         yield grid([table(columns, some) for some in groups.values()], "tables")
 
 
@@ -123,7 +142,7 @@ def _left_out(record: dict[str, Any]) -> Iterable[Html]:
         yield table(columns, [Rows("", "", rows)])
 
 
-def _residuals(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
+def _residuals(parities: Sequence[Parity], words: str) -> Html:
     panels = []
     for target in dict.fromkeys(one.target for one in parities):
         found = {}
@@ -134,11 +153,6 @@ def _residuals(record: dict[str, Any], parities: Sequence[Parity]) -> Html:
         panels.append(figures.residuals(f"residuals-{target}", target.capitalize(), found))
     if not panels:
         return Html("")
-    words = (
-        "Deviations after the fit in units of the sigmas that were assumed. Sigmas of the right size give the normal "
-        f"distribution. All error bars are for a scatter of {number(record['objective']['scatter'])}, as the residuals "
-        "show it."
-    )
     return join([tag("p", words, class_="quiet"), grid(panels)])
 
 

@@ -92,8 +92,9 @@ def _of_training(folder: Path) -> list[Section]:
     if val_log.is_file():
         parts.append(Section("validation", "All validation frames", _validation(read_lcurve(val_log))))
         files.append(val_log)
-    if rows := read_rows(folder / training.get("xml_dir", "fitted")):
-        parts += fit.of_rows(rows)
+    xml_dir = folder / training.get("xml_dir", "fitted")
+    if rows := read_rows(xml_dir):
+        parts += fit.of_sum(rows, parity.read_parity(xml_dir))
     checkpoint = folder / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
     origin: dict[str, Any] = {"input": given, "versions": {}}
     if checkpoint.is_file():

@@ -80,7 +80,7 @@ def _written(problem: FitProblem, done: Fit, origin: dict[str, Any]) -> list[Pat
     record = _write_record(problem, done, origin)
     level = logging.WARNING if done.converged is False else logging.INFO
     logger.log(level, "%s", fit_words.ending(done, problem.given.training.numb_steps))
-    for lines in ([fit_words.scatter(done)], [done.table()], fit_words.combinations(done)):
+    for lines in ([fit_words.scatter(done)], [done.table()], fit_words.combinations(done.known, done.labels)):
         logger.info("%s", "\n".join(lines))
     logger.info("%s", "\n".join(fit_words.errors(record["errors"])))
     potentials = {id(one.potential): one for one in (*problem.train, *problem.valid)}.values()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffff.fit.information import Known
 from diffff.fit.problem import UNITS
 from diffff.fit.record import pooled
 from diffff.fit.solve import Fit
@@ -37,10 +38,10 @@ def scatter(done: Fit) -> str:
     )
 
 
-def combinations(done: Fit) -> list[str]:
+def combinations(known: Known, labels: Sequence[str]) -> list[str]:
     """What the data determine best and least, a line each."""
-    each = (("best", done.stiff()), ("least", done.sloppy()))
-    return [f"determined {how} by the data: {'; '.join(words)}" for how, words in each if words]
+    each = (("best", known.stiff(list(labels))), ("least", known.sloppy(list(labels))))
+    return [f"determined {how} by the data: {'; '.join(one.words for one in some)}" for how, some in each if some]
 
 
 def errors(entries: Sequence[Mapping[str, Any]]) -> list[str]:

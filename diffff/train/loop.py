@@ -16,8 +16,6 @@ import numpy as np
 from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
-from diffff.files import discard
-from diffff.fit.number_record import FILE as ROWS
 from diffff.fit.parameters import rates
 from diffff.input_file import write_completed
 from diffff.model import Model
@@ -35,10 +33,12 @@ from diffff.train.lcurve import LearningCurve
 from diffff.train.memory import require_room
 from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
+from diffff.train.outputs import without_rows
 from diffff.train.progress import Progress
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
 from diffff.train.step import Metrics, Step, TrainState, batch_errors, make_step, mean_power, spread
+from diffff.train.sum_parity import parities
 from diffff.train.summary import summary
 from diffff.train.validation import FullValidation, full_validations
 
@@ -211,7 +211,7 @@ class Run:
         devices = problem.devices
         if devices.writes:
             keeper.check_directory()
-            discard(Path(training.xml_dir) / ROWS)
+            without_rows(Path(training.xml_dir))
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         self._require_room(step)
@@ -389,7 +389,8 @@ class Run:
         logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))
         for changed in moved.changed_charges(v):
             logger.warning("%s", changed)
-        files = moved.write(Path(problem.given.training.xml_dir), v, known) if devices.writes else []
+        found = parities(problem, weights, self.basis)  # of which all ranks compute parts
+        files = moved.write(Path(problem.given.training.xml_dir), v, known, found) if devices.writes else []
         logger.info("the force field is in %s", ", ".join(map(str, files)))
 
     def _weights(self) -> dict[str, Params]:

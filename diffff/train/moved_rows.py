@@ -19,11 +19,14 @@ from diffff.fit.free import Free
 from diffff.fit.information import Known, Normal, known_at
 from diffff.fit.neutrality import changed_charges
 from diffff.fit.notes import notes_of
-from diffff.fit.number_record import entries, write_rows
+from diffff.fit.number_record import directions, entries, write_rows
 from diffff.fit.parameters import Parameters, table_of
+from diffff.fit.parity import Parity, write_parity
+from diffff.fit.record import errors_of
 from diffff.fit.rules import Numbers, labels_of
 from diffff.train.data_set import OfForceField
 from diffff.train.evaluate import Errors
+from diffff.train.fit_words import combinations
 from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
 from diffff.train.frames import Frames
 
@@ -69,21 +72,39 @@ class MovedRows:
         return known_at(Normal(data, data, float(n), float(n)), self.free, v)
 
     def table(self, found: Known) -> str:
-        """A line for each number, see `Known.table`."""
-        return found.table(labels_of(self.found), np.asarray(self.free.starts))
+        """A line for each number, see `Known.table`, and what the data determine best and least."""
+        labels = labels_of(self.found)
+        return "\n".join([found.table(labels, np.asarray(self.free.starts)), *combinations(found, labels)])
 
     def changed_charges(self, v: np.ndarray) -> list[str]:
         """A sentence for each topology whose total charge these free variables change."""
-        places = self.part.topologies.structures.items()
-        potentials = {str(path): self.part.potential(structure) for path, structure in places}
+        models = self.part.models
+        places = models.topologies.structures.items()
+        potentials = {str(path): models.bound(structure).potential for path, structure in places}
         before, after = (self.free.params(jnp.asarray(one)) for one in (np.zeros_like(v), v))
         return changed_charges(potentials, before, after)
 
-    def write(self, folder: Path, v: np.ndarray, found: Known) -> list[Path]:
-        """Write the files of the force field with the numbers of these free variables, their errors beside them."""
+    def write(self, folder: Path, v: np.ndarray, found: Known, parities: Sequence[Parity]) -> list[Path]:
+        """Write what has become of the force field.
+
+        Args:
+            folder: where.
+            v: the free variables at the end, shape ``(n_free,)``.
+            found: how well the numbers are known.
+            parities: what the sum says beside the data.
+
+        Returns:
+            The files of the force field, with errors in comments. Beside them are ``rows.json`` and ``parity.h5``.
+        """
         field = self.part.field
         files = field.write(folder, self.free.params(jnp.asarray(v)), notes=notes_of(found, self.found))
-        write_rows(folder, entries(found, self.found, self.free, field.units))
+        content = {
+            "numbers": entries(found, self.found, self.free, field.units),
+            **directions(found, labels_of(self.found)),
+            "errors": [errors_of(one) for one in parities],
+        }
+        write_parity(folder, parities)
+        write_rows(folder, content)
         return files
 
 

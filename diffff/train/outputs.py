@@ -94,6 +94,12 @@ def without_record(folder: Path) -> None:
         discard(folder / name)
 
 
+def without_rows(folder: Path) -> None:
+    """The same of what an earlier training has left of the numbers of a force field."""
+    for name in (ROWS, PARITY):
+        discard(folder / name)
+
+
 def _is_data(file: Path, inputs: Inputs) -> bool:
     """Whether a file holds data: it is one of those named, or belongs to a system in a directory that is."""
     place = file.resolve()

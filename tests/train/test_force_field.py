@@ -16,6 +16,7 @@ from diffff.fit.data import read_frames
 from diffff.fit.information import known
 from diffff.fit.number_record import read_rows
 from diffff.fit.objective import Objective
+from diffff.fit.parity import read_parity
 from diffff.fit.problem import Sigmas, all_residuals
 from diffff.frontend.forcefield import ForceField
 from diffff.md.calculator import Calculator
@@ -208,11 +209,17 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
     whole, files = ckpt.read(folder / "model.ckpt-6.h5"), (folder / "fitted/mol.xml").read_bytes()
     assert np.any(whole.parts["trained"][FREE] != 0.0)
     assert b"+-" in files
-    rows = read_rows(folder / "fitted")
+    content = read_rows(folder / "fitted")
+    rows = content["numbers"]
+    assert content["spectrum"][-1] == 1.0 and len(content["spectrum"]) == 4
+    assert content["combinations"]["stiff"][0]["words"] and content["combinations"]["sloppy"][0]["words"]
+    _check_the_parities(folder, content)
     assert [row["label"] for row in rows] == ["k(c–o)", "k(c–h)", "length(c–o)", "length(c–h)"]
     assert all(row["value"] != row["start"] and row["error"] > 0.0 for row in rows)
     page = report(folder).read_text()
-    assert "Numbers of the force field" in page
+    for title in ("Numbers of the force field", "Predictions and reference", "Residuals", "What the data determine"):
+        assert title in page
+    assert 'id="spectrum-figure_1"' in page and 'id="parity-train-force-figure_1"' in page
     assert "length(c–o)" in page
     start(path, restart=folder / "model.ckpt-3.h5", output=folder / "out.json")
     again = ckpt.read(folder / "model.ckpt-6.h5")
@@ -222,6 +229,25 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
     assert (folder / "fitted/mol.xml").read_bytes() == files
     assert json.loads((folder / "out.json").read_text())["model"]["type"] == "sum"
     _check_the_sum_in_use(folder, path)
+
+
+def _check_the_parities(folder, content):
+    """Of the force field that OpenMM has for the files, and of the sum; what is told of their errors."""
+    found = {one.target: one for one in read_parity(folder / "fitted")}
+    write_data(folder / "left", 8, seed=2, xml=(folder / "mol.xml").read_text())
+    for target in ("energy", "force"):
+        there, alone = (np.load(folder / place / f"set.000/{target}.npy") for place in ("train", "left"))
+        if target == "energy":
+            there, alone = there - there.mean(), alone - alone.mean()
+        one = found[target]
+        order = np.argsort(one.reference.ravel()), np.argsort(there.ravel())
+        np.testing.assert_allclose(one.reference.ravel()[order[0]], there.ravel()[order[1]], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(one.before.ravel()[order[0]], alone.ravel()[order[1]], rtol=0, atol=1e-6)
+        (entry,) = [entry for entry in content["errors"] if entry["target"] == target]
+        assert entry["after"] == pytest.approx(np.sqrt(np.mean((one.after - one.reference) ** 2)))
+        assert entry["sigma"] == entry["after"] and entry["unit"] == one.unit == (
+            "eV" if target == "energy" else "eV/Å"
+        )
 
 
 def _check_the_sum_in_use(folder, path):

@@ -1,0 +1,52 @@
+"""What a sum of a force field and a network says beside the data, and what the force field of the files said alone."""
+
+import numpy as np
+
+from diffff.data.systems import System
+from diffff.descriptors.radial import SplineBasis
+from diffff.fit.parity import Parity
+from diffff.train.data_errors import SUMMARY_FRAMES, Params, Predicted, predictions_over
+from diffff.train.data_set import OfForceField
+from diffff.train.setup import Problem
+
+UNITS = {"energy": "eV", "force": "eV/Å", "virial": "eV"}
+
+
+def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> list[Parity]:
+    """Each target of each system, before and after the training; energies relative to their mean over its frames.
+
+    Sigmas are the root mean square errors of the sum over the training frames.
+
+    Args:
+        problem: what was trained on what, with a force field.
+        params: parameter tree at the end.
+        basis: spline functions, or None for the direct path.
+    """
+    found: list[Parity] = []
+    for split, data, limit in (("train", problem.train, SUMMARY_FRAMES), ("valid", problem.valid, None)):
+        if data is None:
+            continue
+        assert data.of_force_field is not None  # there is one
+        each = sorted(predictions_over(problem.model, params, data, basis, limit), key=lambda one: one.system)
+        for one in each:
+            found += _of_system(split, one, data.systems[one.system], data.of_force_field)
+    sigmas = {target: _rms([one for one in found if (one.split, one.target) == ("train", target)]) for target in UNITS}
+    return [one._replace(sigma=sigmas[one.target] or 1.0) for one in found]
+
+
+def _of_system(split: str, said: Predicted, trained: System, of_field: OfForceField) -> list[Parity]:
+    measured, left = of_field.measured[said.system], of_field.left[said.system]
+    found = []
+    for target in (target for target in UNITS if target in measured.labels):
+        reference, rest, wanted = (one.labels[target][said.frames] for one in (measured, left, trained))
+        arrays = [reference, reference - rest, said.values[target] + (reference - wanted)]
+        if target == "energy":
+            arrays = [one - one.mean() for one in arrays]
+        found.append(Parity(split, measured.name, target, UNITS[target], 1.0, *map(np.asarray, arrays)))
+    return found
+
+
+def _rms(parities: list[Parity]) -> float:
+    """Of the errors at the end."""
+    errors = np.concatenate([np.zeros(0), *((one.after - one.reference).ravel() for one in parities)])
+    return float(np.sqrt(np.mean(errors**2))) if errors.size else 0.0
