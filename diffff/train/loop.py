@@ -150,7 +150,7 @@ class Run:
             state=spread(state, training.zero_stage, devices.everywhere, devices.split),
             frozen=devices.everywhere(frozen),
             scales=scales,
-            basis=Model(spec=problem.model, params=problem.params).basis(problem.shortest),
+            basis=_of_first(Model(spec=problem.model, params=problem.params).basis(problem.shortest), devices),
             sampler=problem.train.sampler(training.seed, shuffle=True),
             valid_sampler=None if problem.valid is None else problem.valid.sampler(0, shuffle=False),
             validations=full_validations(problem),
@@ -406,12 +406,13 @@ class Run:
         descriptor, type_map = self.problem.model.descriptor, self.problem.model.type_map
         if self.basis is None:
             return False
-        inner = self._weights()["last"]["DeepPot"]["descriptor"]
-        error = descriptor.spline_error(inner, type_map, self.basis)
+        inner, devices = self._weights()["last"]["DeepPot"]["descriptor"], self.problem.devices
+        error = float(devices.from_first(np.array(descriptor.spline_error(inner, type_map, self.basis))))
         logger.debug("error of the splines: %.1e with %d functions", error, self.basis.n)
         if error <= descriptor.tolerance():
             return False
-        old, self.basis = self.basis, descriptor.choose_basis(inner, type_map, self.basis.upper)
+        old = self.basis
+        self.basis = _of_first(descriptor.choose_basis(inner, type_map, old.upper), devices)
         now = "the direct path" if self.basis is None else f"{self.basis.n} functions"
         logger.info(
             "splines: the error %.1e of %d functions exceeds the tolerance %.1e; from here on %s",
@@ -446,6 +447,12 @@ class Run:
 def _steps_in_a_call(seconds: float, most: int) -> int:
     """How many steps to do in one call, from the time of one: few enough that a signal is soon looked at."""
     return max(1, min(most, int(_CALL / max(seconds, 1e-6))))
+
+
+def _of_first(basis: SplineBasis | None, devices: Devices) -> SplineBasis | None:
+    """What the first rank has chosen: processors of other kinds round differently, and all need the same program."""
+    n, upper = devices.from_first(np.array([0.0, 0.0] if basis is None else [basis.n, basis.upper])).tolist()
+    return SplineBasis(n=int(n), upper=upper) if n else None
 
 
 def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:

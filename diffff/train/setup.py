@@ -208,12 +208,15 @@ def _check_units(given: Input, part: ForceFieldPart, train: Sequence[System], va
 
 
 def shifted_bias(model: DeepModel, params: Params, data: DataSet) -> Params:
-    """The parameters with the energy bias that fits the data best."""
-    whole = Model(spec=model, params=params)
-    inner = change_bias(
-        model, params["DeepPot"], data.systems, data.whole_sizes, lambda system, f: evaluate(whole, system, f)["energy"]
-    )
-    return {**params, "DeepPot": inner}
+    """The parameters with the energy bias that fits the data best, which the first rank finds for all."""
+    inner = params["DeepPot"]
+    if data.devices.writes:
+        whole = Model(spec=model, params=jax.tree.map(np.asarray, params))  # of this rank alone
+        inner = change_bias(
+            model, inner, data.systems, data.whole_sizes, lambda system, f: evaluate(whole, system, f)["energy"]
+        )
+    bias = data.devices.from_first(np.asarray(inner["bias"], np.float64))
+    return {**params, "DeepPot": {**inner, "bias": jnp.asarray(bias)}}
 
 
 def _read(

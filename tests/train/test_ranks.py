@@ -132,6 +132,25 @@ def test_a_run_goes_on_with_another_number_of_ranks(data, tmp_path):
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found, wanted))
 
 
+@pytest.mark.slow
+def test_what_is_found_on_the_way_is_the_same_on_all_ranks(data, alone, tmp_path):
+    """The bias before and after the run, and the splines, of which the tolerance asks for more and more."""
+    changes = {
+        "training.deterministic": True,
+        "training.training_data.systems": [str(data / "one")],
+        "training.change_bias_after_training": True,
+        "training.save_freq": 2,
+        "learning_rate.start_lr": 0.5,
+    }
+    logs = []
+    for n in (1, 2):
+        logs.append(run(write(tmp_path / f"{n}", data, n, **changes), n, "--finetune", str(alone / "model.ckpt-6.h5")))
+    assert small.digest(tmp_path / "1/model.ckpt-6.h5") == small.digest(tmp_path / "2/model.ckpt-6.h5")
+    for log in logs:
+        assert log.count("energy bias, eV") == 2
+        assert "exceeds the tolerance" in log
+
+
 def wait_for_checkpoint(folder, process):
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint").is_file():
