@@ -41,6 +41,7 @@ class Checkpoint:
         basis: spline functions in use, or None on the direct path.
         parts: arrays by path, in parts: "trained", "frozen", "optimizer", "ema", "swa", "sums", "sampler",
             "valid_sampler".
+        n_devices: on how many the run was; None: a release wrote it that did not say.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Checkpoint:
     input: dict[str, Any]
     basis: SplineBasis | None
     parts: dict[str, Arrays]
+    n_devices: int | None = None
 
     def params(self, weights: str = "trained") -> dict[str, Any]:
         """The parameter tree; ``weights`` may also be "ema" or "swa", the averages over the run.
@@ -71,6 +73,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format": _FORMAT,
         "version": __version__,
         "step": checkpoint.step,
+        "devices": checkpoint.n_devices,
         "model": spec.completed(checkpoint.model),
         "input": checkpoint.input,
         "basis": None if checkpoint.basis is None else {"n": checkpoint.basis.n, "upper": checkpoint.basis.upper},
@@ -122,6 +125,7 @@ def read(path: Path) -> Checkpoint:
         input=header["input"],
         basis=None if basis is None else SplineBasis(**basis),
         parts=parts,
+        n_devices=header.get("devices"),
     )
 
 

@@ -32,7 +32,7 @@ from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve, read_lcurve
 from diffff.train.outputs import without_record
 from diffff.train.progress import Progress
-from diffff.train.setup import input_changes
+from diffff.train.restart import input_changes
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,9 @@ from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.outputs import without_rows
 from diffff.train.progress import Progress
+from diffff.train.restart import device_changes, input_changes
 from diffff.train.sampling import Sampler
-from diffff.train.setup import Params, Problem, input_changes, prepare, shifted_bias
+from diffff.train.setup import Params, Problem, prepare, shifted_bias
 from diffff.train.step import Metrics, Step, TrainState, batch_errors, make_step, mean_power, spread
 from diffff.train.sum_parity import parities
 from diffff.train.summary import summary
@@ -95,20 +96,34 @@ def train(
         devices=Devices.all(),
     )
     completed = given.with_network(problem.model)
-    if (n := problem.devices.n) > 1:
-        rate = given.learning_rate
-        logger.info(
-            "%d devices of %d ranks: batches are %d times those above, the learning rate is multiplied by %g "
-            "(scale_by_worker %s)",
-            n, problem.devices.n_ranks, n, rate.worker_factor(n), rate.scale_by_worker,
-        )  # fmt: skip
+    _tell_devices(problem)
     if problem.devices.writes:
         write_completed(completed, output)
     run = Run.begin(problem) if old is None else Run.resume(problem, old)
     if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
+    if old is not None and (change := device_changes(old.n_devices, old.input, problem.devices.n, given)):
+        logger.warning("not the devices of the checkpoint, so the run continues as another: %s", change)
     with Interruption() as interruption:
         return run.to_the_end(spec.completed(completed), interruption, resumed=old is not None)
+
+
+def _tell_devices(problem: Problem) -> None:
+    """What becomes of batches and learning rate where there are several devices."""
+    n, rate = problem.devices.n, problem.given.learning_rate
+    if n == 1:
+        return
+    logger.info(
+        "%d devices of %d ranks: batches are %d times those above, the learning rate is multiplied by %g "
+        "(scale_by_worker %s)",
+        n, problem.devices.n_ranks, n, rate.worker_factor(n), rate.scale_by_worker,
+    )  # fmt: skip
+    if problem.given.training.deterministic and rate.scale_by_worker != "none":
+        logger.warning(
+            "training.deterministic: on another number of devices the bits differ, for the learning rate follows it "
+            '(learning_rate.scale_by_worker "%s"). With "none" they are the same for batches of as many frames.',
+            rate.scale_by_worker,
+        )
 
 
 @dataclass
@@ -441,7 +456,8 @@ class Run:
         }
         parts |= {name: part for name, part in optional.items() if part is not None}
         parts |= {validation.name: validation.best.to_arrays() for validation in self.validations}
-        return ckpt.Checkpoint(step=step, model=self.problem.model, input=completed, basis=self.basis, parts=parts)
+        model, n = self.problem.model, self.problem.devices.n
+        return ckpt.Checkpoint(step=step, model=model, input=completed, basis=self.basis, parts=parts, n_devices=n)
 
 
 def _steps_in_a_call(seconds: float, most: int) -> int:

@@ -33,6 +33,7 @@ from diffff.train.moved_rows import MovedRows, on_force_field
 from diffff.train.neighbor_stat import NeighborCounts, pair_tables, resolve, truncated
 from diffff.train.outputs import Inputs, check_outputs, outputs_of_training
 from diffff.train.pair_table import PairStore, PairTable
+from diffff.train.restart import flat
 from diffff.train.shapes import in_few_shapes
 from diffff.train.statistics import fill
 from diffff.train.topology_models import TopologyModels
@@ -361,21 +362,11 @@ def _completed_from(found: DeepModel, given: DeepModel) -> DeepModel:
     return given.model_copy(update={"type_map": given.type_map or found.type_map, "descriptor": descriptor})
 
 
-def input_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The keys in which two completed inputs differ, with both values."""
-    old, new = _flat(before, "input"), _flat(now, "input")
-    return [
-        f"{key.removeprefix('input.')} was {old.get(key)} and is {new.get(key)}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-
-
 def _same_model(wanted: DeepModel, found: DeepModel) -> None:
     """Refuse weights of a model with other hyper-parameters; those that leave the meaning of the weights may differ."""
     free = {"seed", "trainable", "data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "preset_out_bias",
             "rcond", "sel_overflow", "evaluation", "spline_tolerance", "set_davg_zero", "default_fparam"}  # fmt: skip
-    ours, theirs = _flat(spec.completed(wanted)), _flat(spec.completed(found))
+    ours, theirs = flat(spec.completed(wanted)), flat(spec.completed(found))
     different = [
         f"{key} is {ours.get(key)} in the input and {theirs.get(key)} in the file"
         for key in sorted({*ours, *theirs})
@@ -386,12 +377,6 @@ def _same_model(wanted: DeepModel, found: DeepModel) -> None:
             f"the weights belong to another model: {'; '.join(different)}. Make the section model that of the run they "
             "are from (it stands in its out.json), or train from the start."
         )
-
-
-def _flat(section: Any, path: str = "model") -> dict[str, Any]:
-    if not isinstance(section, dict):
-        return {path: "float64" if path.endswith("precision") and section == "default" else section}
-    return {key: value for name, part in section.items() for key, value in _flat(part, f"{path}.{name}").items()}
 
 
 def _shortest(counts: NeighborCounts, rcut: float) -> float:

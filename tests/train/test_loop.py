@@ -24,7 +24,7 @@ from diffff.train.evaluate import evaluate
 from diffff.train.lcurve import read_lcurve
 from diffff.train.loop import Interruption, Run
 from diffff.train.progress import Progress
-from diffff.train.setup import input_changes, prepare
+from diffff.train.setup import prepare
 from diffff.train.step import _all_finite, batch_loss
 from tests.train import small
 
@@ -241,15 +241,6 @@ def test_a_longer_run_can_be_continued_and_says_that_it_is_another(data, finishe
         "not the input of the checkpoint, so the run continues as another: "
         "optimizer.adam_beta1 was 0.9 and is 0.8; training.numb_steps was 10 and is 12"
     )
-
-
-def test_changes_of_the_input():
-    before = {"model": {"sel": [1, 2], "rcut": 6.0}, "gone": 1}
-    assert input_changes(before, before) == []
-    assert input_changes(before, {"model": {"sel": [1, 3], "rcut": 6.0}}) == [
-        "gone was 1 and is None",
-        "model.sel was [1, 2] and is [1, 3]",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(data, tmp_path):
     for n in (1, 4):
         folder = tmp_path / f"{n}"
         shutil.copytree(tmp_path / "whole", folder)
-        run(write(folder, data, n, **changes), n, "--restart", "model.ckpt-3")
+        log = run(write(folder, data, n, **changes), n, "--restart", "model.ckpt-3")
+        assert "not the devices of the checkpoint" not in log  # batches and rate are the same
         found = ckpt.read(folder).params()
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found, wanted))
 
@@ -222,6 +223,15 @@ def test_a_writer_that_cannot_write_ends_all(data, tmp_path):
     assert "Error: " in log
     assert "cannot be written" in log or "Not a directory" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_a_rate_that_follows_the_number_of_ranks_is_told(data, alone, tmp_path):
+    changes = {"training.deterministic": True, "learning_rate.scale_by_worker": "linear", "training.numb_steps": 8}
+    log = run(write(tmp_path, data, 2, **changes), 2, "--restart", str(alone / "model.ckpt-6.h5"))
+    assert "WARNING: training.deterministic: on another number of devices the bits differ" in log
+    assert "not the devices of the checkpoint" in log
+    assert "1 before, 2 now: the factor of the learning rate was 1 and is 2" in log
 
 
 def test_bad_input_is_told_once(data, tmp_path):
