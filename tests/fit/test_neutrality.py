@@ -6,10 +6,11 @@ import pytest
 
 from diffff import ForceField
 from diffff.errors import InputError
-from diffff.fit.free import FixedSum, ResidueCharge, free_of, residues_of
+from diffff.fit.free import free_of
 from diffff.fit.neutrality import changed_charges, require_fixed_charges
 from diffff.fit.problem import FitSystem
 from diffff.fit.rules import Rule, moving
+from diffff.fit.ties import FixedSum, ResidueCharge, residues_of
 from diffff.spec import validate
 from tests.fit.waters import frames_of, waters
 

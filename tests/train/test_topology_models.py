@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffff.data.folders import find_systems
 from diffff.fit.problem import Sigmas, merged, predicted
 from diffff.model_input import Deep
 from diffff.spec import validate
@@ -33,7 +34,7 @@ def dimers(tmp_path, monkeypatch):
 
 def test_systems_with_interaction_energies_share_a_program(dimers):
     """But for one whose fragments have other atoms; what is predicted is the same."""
-    systems = _frames(dimers, FitData(systems="data"), ("interaction",))
+    systems = _frames(dimers, FitData(systems="data"), find_systems("data"), Sigmas(interaction=1.0))
     first, second, turned = systems
     assert first.potential is second.potential is turned.potential
     assert len({id(part.potential) for one in systems for part in one.fragments}) == 1
