@@ -175,7 +175,7 @@ def test_numbers_at_bounds_and_in_ties(run):
     page = Page(report(run).read_text())
     rows = {row[0]: row[3:5] for row in page.rows if len(row) == 8}
     assert rows["k(H–O–H)"] == ["at its bound", "–"] and rows["k(O–H)"] == ["held by a tie", "–"]
-    assert rows["k(H-H)"] == ["not determined", "–"] and "1 not determined" in page.words
+    assert rows["k(H–H)"] == ["not determined", "–"] and "1 not determined" in page.words
 
 
 def test_the_summary(made, text):
