@@ -79,6 +79,10 @@ class DataSet:
         """Number of programs that the steps of a training need."""
         return len({(place.group, size) for place, size in zip(self.places, self.sizes, strict=True)})
 
+    def load(self, system: int, n_frames: int) -> tuple[int, int]:
+        """Slots for atoms and for pairs in a batch of so many frames of a system: what its memory grows with."""
+        return n_frames * len(self.systems[system].types), n_frames * self.groups[self.places[system].group].capacity
+
     def locate(self, system: int, frames: Ints) -> tuple[Frames, np.ndarray]:
         """Frames on the device, and which of them are these frames of a system."""
         place = self.places[system]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffff.train.devices import Devices
+from diffff.train.memory import bytes_of
 
 
 class InOrder:
@@ -44,6 +45,20 @@ class InOrder:
         each = devices.joined_parts(parts)
         ends = [self._all(*given) for _, given in devices.local((state, each))]
         return devices.copies(ends)
+
+    def bytes_for(self, n: int, state: Any, frozen: Any, frames: Any) -> float:
+        """Memory beside the arguments, on each device, of a step of so many frames on each.
+
+        What is computed for each frame of the batch is there on every device when the update begins.
+        """
+        _, given = self._devices.local((state, frozen, frames))[0]
+        n_all = n * self._devices.n
+        arguments = *given, np.int64(0), np.zeros(n_all, np.int64)
+        one = jax.eval_shape(self._one, *arguments)
+        every = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n_all, *leaf.shape), leaf.dtype), one)
+        of_frame = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+        programs = self._one.lower(*arguments), self._all.lower(given[0], every)
+        return (n + n_all) * of_frame + max(bytes_of(program.compile()) for program in programs)
 
 
 @jax.jit

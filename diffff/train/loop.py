@@ -26,16 +26,18 @@ from diffff.train.data_errors import SUMMARY_FRAMES, errors_over
 from diffff.train.data_set import Batch
 from diffff.train.devices import Devices
 from diffff.train.force_field import FREE, GROUP, LEAF
+from diffff.train.frames import Frames
 from diffff.train.groups import Leaves, learning_rate_scales, merge, partition
 from diffff.train.in_order import InOrder
 from diffff.train.interruption import Interruption
 from diffff.train.lcurve import LearningCurve
-from diffff.train.memory import require_room
+from diffff.train.memory import bytes_of
 from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
 from diffff.train.outputs import without_rows
 from diffff.train.progress import Progress
 from diffff.train.restart import device_changes, input_changes
+from diffff.train.room import require_room_for_errors, require_room_for_steps
 from diffff.train.sampling import Sampler
 from diffff.train.setup import Params, Problem, prepare, shifted_bias
 from diffff.train.step import Metrics, Step, TrainState, batch_errors, make_step, mean_power, spread
@@ -327,21 +329,23 @@ class Run:
         )
 
     def _require_room(self, step: Step | InOrder) -> None:
-        """Compile the step for the largest batch, and tell what memory it takes."""
-        data = self.problem.train
-        if data.n_shapes > 1:
-            empty = 100 * data.empty_part
-            logger.info("%d shapes of batches, each a program; %.0f %% of the slots are empty", data.n_shapes, empty)
-        if isinstance(step, InOrder):
-            return  # the gradients of all frames of a batch, beside what one frame takes
-        groups = [data.groups[place.group] for place in data.places]
-        places = [size * group.capacity for size, group in zip(data.sizes, groups, strict=True)]
-        largest = int(np.argmax(places))
-        frames, _ = data.locate(largest, np.zeros(data.whole_sizes[largest], np.int64))
-        what = f"frames with {len(data.systems[largest].types)} atoms"
-        require_room(
-            lambda n: step.bytes_for(n, self.state, self.frozen, frames), data.sizes[largest], what, data.devices
-        )
+        """Compile the step for the largest batches, and tell what memory they take."""
+        data, valid, n_devices = self.problem.train, self.problem.valid, self.problem.devices.n
+        require_room_for_steps(data, lambda n, frames: step.bytes_for(n, self.state, self.frozen, frames))
+
+        def of_errors(n: int, frames: Frames) -> float:
+            indices = np.zeros(n * n_devices, np.int64)
+            return bytes_of(_errors.lower(*self._of_errors(frames, indices, 1.0)).compile())
+
+        if valid is not None:
+            require_room_for_errors(valid, data, of_errors)
+
+    def _of_errors(self, frames: Frames, indices: np.ndarray, lr_ratio: float) -> tuple[Any, ...]:
+        """The arguments of `batch_errors`."""
+        problem = self.problem
+        block = _BLOCK if problem.given.training.rematerialize else None
+        return (problem.model, problem.given.loss, self.state.trained, self.frozen, frames, indices, self.basis,
+                lr_ratio, problem.devices, block)  # fmt: skip
 
     def _check_finite(self, recent: "deque[tuple[int, int, np.ndarray]]") -> None:
         failed, culprit = self.state.failed.tolist()
@@ -376,18 +380,7 @@ class Run:
         for _ in range(section.numb_btch):
             system, chosen = sampler.next()
             frames, indices = data.locate(system, chosen)
-            errors = _errors(
-                self.problem.model,
-                self.problem.given.loss,
-                self.state.trained,
-                self.frozen,
-                frames,
-                indices,
-                self.basis,
-                lr_ratio,
-                self.problem.devices,
-                _BLOCK if self.problem.given.training.rematerialize else None,
-            )
+            errors = _errors(*self._of_errors(frames, indices, lr_ratio))
             weight += len(chosen)
             for name, value in errors.items():
                 total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** mean_power(name)

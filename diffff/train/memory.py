@@ -75,28 +75,29 @@ def bytes_of(compiled: jax.stages.Compiled) -> float:
 
 
 def require_room(needs: Callable[[int], float], n_frames: int, what: str, devices: Devices) -> None:
-    """Tell what a step takes.
+    """Tell what a batch takes.
 
     Args:
         needs: bytes for a number of frames on each device.
         n_frames: those of a batch.
-        what: a frame is, for messages.
+        what: is computed, for messages, with ``{}`` for the number of frames.
         devices: of the run.
 
     Raises:
         InputError: there is not so much; with the largest batch for which there is.
     """
     needed, free = needs(n_frames), free_on_device(devices)
+    told = what.format(n_frames)
     if free is None:
-        logger.info("memory: a step of %d %s takes %s", n_frames, what, readable(needed))
+        logger.info("memory: %s takes %s", told, readable(needed))
         return
-    logger.info("memory: a step of %d %s takes %s; %s are free", n_frames, what, readable(needed), readable(free))
+    logger.info("memory: %s takes %s; %s are free", told, readable(needed), readable(free))
     if needed <= free:
         return
     largest = _largest(needs, n_frames, needed, free)
     advice = f"The largest batch that fits has {largest}: set batch_size to that" if largest else "Not even one fits"
     raise InputError(
-        f"a step of {n_frames} {what} takes {readable(needed)} of memory, and {readable(free)} are free. {advice}; "
+        f"{told} takes {readable(needed)} of memory, and {readable(free)} are free. {advice}; "
         "training.rematerialize takes a third of the memory of large batches, nets in float32 half of that in float64."
     )
 

@@ -4,11 +4,13 @@ import logging
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from diffff.errors import InputError
 from diffff.train import memory
 from diffff.train.devices import ONE_DEVICE
+from diffff.train.loop import Run
 from diffff.train.memory import free_on_device, free_on_host, require_room
 from tests.train import small
 
@@ -77,12 +79,12 @@ def test_the_largest_batch_that_fits_is_named(monkeypatch, caplog, free, largest
         return 10.0 + 9.7 * n
 
     if largest == 99:
-        require_room(needs, 99, "frames", ONE_DEVICE)
+        require_room(needs, 99, "a step of {} frames", ONE_DEVICE)
         assert "a step of 99 frames takes 970 B; 1 GB are free" in caplog.text
         return
     wanted = f"The largest batch that fits has {largest}: set" if largest else "Not even one fits"
     with pytest.raises(InputError, match=rf"a step of 99 frames takes 970 B of memory, and .* {wanted}"):
-        require_room(needs, 99, "frames", ONE_DEVICE)
+        require_room(needs, 99, "a step of {} frames", ONE_DEVICE)
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path, monkeypatch):
@@ -93,3 +95,46 @@ def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path, monkeypatch
     with pytest.raises(InputError, match=wanted):
         small.train_in(tmp_path, changes)
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_larger_batches_of_the_validation_data_are_looked_at_too(tmp_path, caplog):
+    small.write_system(tmp_path / "water", (8,))
+    systems = [str(tmp_path / "water")]
+    caplog.set_level(logging.INFO)
+    for size, told in ((2, False), (8, True)):
+        caplog.clear()
+        changes = {
+            "training.training_data": {"systems": systems, "batch_size": 2},
+            "training.validation_data": {"systems": systems, "batch_size": size},
+            "training.numb_steps": 1,
+        }
+        small.train_in(tmp_path, changes)
+        assert ("memory: the errors of 8 frames of the validation data with 3 atoms takes" in caplog.text) == told
+
+
+def test_what_a_deterministic_step_takes_grows_with_its_frames(tmp_path, caplog):
+    small.write_system(tmp_path / "water", (8,))
+    changes = {"training.training_data.systems": [str(tmp_path / "water")], "training.deterministic": True}
+    problem = small.problem_of(tmp_path, changes)
+    run = Run.begin(problem)
+    step, frames = run._compiled_step(), problem.train.on_device[0]
+    one, four, eight = (step.bytes_for(n, run.state, run.frozen, frames) for n in (1, 4, 8))
+    gradients = sum(leaf.nbytes for leaf in run.state.trained.values())
+    assert (eight - four) / 4 >= 2 * gradients
+    assert one < four < eight
+    caplog.set_level(logging.INFO)
+    small.train_in(tmp_path, {**changes, "training.numb_steps": 1})
+    assert "memory: a step of 2 frames with 3 atoms takes" in caplog.text
+
+
+def test_the_most_atoms_and_the_most_pairs_are_looked_at(tmp_path, caplog):
+    small.write_system(tmp_path / "dense", (2,), 20, box=None)
+    far = small.molecules(2, 21, 1) * 2.5  # few of the atoms see each other
+    small.write_set(tmp_path / "thin/set.000", far, np.tile([0, 1, 1] * 21, (2, 1)), box=None)
+    small.write_types(tmp_path / "thin", [0, 1, 1] * 21)
+    (tmp_path / "thin/nopbc").touch()
+    caplog.set_level(logging.INFO)
+    systems = [str(tmp_path / name) for name in ("dense", "thin")]
+    small.train_in(tmp_path, {"training.training_data.systems": systems, "training.numb_steps": 1})
+    assert "a step of 2 frames with 60 atoms takes" in caplog.text
+    assert "a step of 2 frames with 63 atoms takes" in caplog.text
