@@ -98,7 +98,8 @@ class Training(Spec):
     than half of its free memory."""
     max_shapes: PositiveInt = 16
     """Systems of many sizes are computed in so many shapes at most, each a compiled program; the smaller ones of a
-    shape take the time of its largest. More only if there are more numbers of frames per batch."""
+    shape take the time of its largest. More if there are more numbers of frames per batch, and each once more for other
+    labels and for frames that differ in their atoms."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     "What each of several devices keeps a part of only: 1 the state of the optimiser, 2 gradients too, 3 weights too."
     mixed_precision: MixedPrecision | None = None

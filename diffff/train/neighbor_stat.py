@@ -1,7 +1,7 @@
 """The neighbours in the data: all pairs of each frame, how many an atom has, and the slots ``sel`` that hold them.
 
 The order in which a training uses this: the pairs of all frames once, untruncated, and their counts (`pair_tables`);
-from the counts the slots (`resolve`); where they do not hold all, the pairs that the model sees (`truncated`).
+from the counts the slots (`resolve`); where they do not hold all, the pairs that the model sees (`cut`).
 """
 
 import logging
@@ -115,15 +115,15 @@ def _search(
     return NeighborCounts(float(counts[:, 0].min()), counts[:, 1:].max(axis=0).astype(np.int64))
 
 
-def truncated(table: PairTable, system: System, model: DeepModel, store: PairStore) -> tuple[PairTable, int]:
-    """The pairs that fit into the slots of the model, and how many do not."""
-    kept, gone = PairTable(table.block), 0
-    for begin in range(0, system.n_frames, table.block):
+def cut(table: PairTable, system: System, model: DeepModel, store: PairStore) -> int:
+    """Leave those pairs in a table that fit into the slots of the model; how many are gone."""
+    gone = 0
+    for block, begin in enumerate(range(0, system.n_frames, table.block)):
         frames = range(begin, min(begin + table.block, system.n_frames))
         pairs = [truncate(table.pairs(system, frame), system.types, model.descriptor) for frame in frames]
         gone += sum(frame.truncated for frame in pairs)
-        kept.add(Packed.of(pairs, len(system.types)), store)
-    return kept, gone
+        table.replace(block, Packed.of(pairs, len(system.types)), store)
+    return gone
 
 
 # ---------------------------------------------------------------------- slots

@@ -4,7 +4,7 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from diffff.potentials.pairs import FramePairs
 
 _BLOCK = 64  # frames that are packed together
 _ATOMS = 50_000  # in them, at most, so that the pairs of large frames take little memory before they are packed
-Rows = Callable[[int, int], NDArray]
 
 
 class PairStore:
@@ -34,19 +33,25 @@ class PairStore:
         """Whether there is a file."""
         return self._file is not None
 
-    def keep(self, rows: NDArray) -> Rows:
-        """Takes an array; what gives ``rows[first:end]`` back.
+    def keep(self, rows: NDArray, instead: "Kept | None" = None) -> "Kept":
+        """Takes an array, and may give up another, which is not read any more, for it.
 
         Raises:
             InputError: the disk is full.
         """
+        if instead is not None and instead.rows is not None:
+            self._in_memory -= instead.rows.nbytes
         if self._in_memory + rows.nbytes <= self._limit:
             self._in_memory += rows.nbytes
-            return lambda first, end: rows[first:end]
+            return Kept(rows.dtype, rows.nbytes, rows=rows)
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="diffff-pairs-")  # noqa: SIM115  open as long as we are
                 weakref.finalize(self, self._file.close)
+            if instead is not None and instead.rows is None and rows.nbytes <= instead.n_bytes:
+                self._file.seek(instead.offset)
+            else:
+                self._file.seek(0, os.SEEK_END)
             offset = self._file.tell()
             self._file.write(rows.tobytes())
             self._file.flush()
@@ -55,12 +60,26 @@ class PairStore:
                 f"the neighbour pairs of the data have no room in memory, nor in {tempfile.gettempdir()} ({error}). "
                 "Set TMPDIR to a directory on a larger disk."
             ) from None
-        dtype, size = rows.dtype, rows.dtype.itemsize
+        return Kept(rows.dtype, rows.nbytes, offset=offset, file=self._file)
 
-        def read(first: int, end: int) -> NDArray:
-            return np.frombuffer(os.pread(self._file.fileno(), (end - first) * size, offset + first * size), dtype)
 
-        return read
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Rows in a `PairStore`: in memory, or at a place in its file."""
+
+    dtype: np.dtype
+    n_bytes: int
+    rows: NDArray | None = None
+    offset: int = 0
+    file: Any = None
+
+    def __call__(self, first: int, end: int) -> NDArray:
+        """``rows[first:end]``."""
+        if self.rows is not None:
+            return self.rows[first:end]
+        size = self.dtype.itemsize
+        content = os.pread(self.file.fileno(), (end - first) * size, self.offset + first * size)
+        return np.frombuffer(content, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +132,7 @@ class PairTable:
 
     block: int
     n_pairs: list[int] = field(default_factory=list)
-    blocks: list[tuple[NDArray[np.int64], Rows]] = field(default_factory=list)
+    blocks: list[tuple[NDArray[np.int64], Kept]] = field(default_factory=list)
     shift_types: list[np.dtype] = field(default_factory=list)
 
     @property
@@ -126,6 +145,13 @@ class PairTable:
         self.blocks.append((frames.starts, store.keep(frames.rows)))
         self.shift_types.append(frames.rows["shift"].dtype)
         self.n_pairs.extend(np.diff(frames.starts).tolist())
+
+    def replace(self, block: int, frames: Packed, store: PairStore) -> None:
+        """Take other pairs for the frames of a block; those before go."""
+        self.blocks[block] = frames.starts, store.keep(frames.rows, instead=self.blocks[block][1])
+        self.shift_types[block] = frames.rows["shift"].dtype
+        first = block * self.block
+        self.n_pairs[first : first + len(frames.starts) - 1] = np.diff(frames.starts).tolist()
 
     def rows(self, frame: int) -> NDArray:
         """The pairs of a frame, with the fields ``center``, ``neighbor`` and ``shift (3,)``."""

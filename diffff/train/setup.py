@@ -30,7 +30,7 @@ from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
 from diffff.train.memory import free_on_device, free_on_host, readable
 from diffff.train.moved_rows import MovedRows, on_force_field
-from diffff.train.neighbor_stat import NeighborCounts, pair_tables, resolve, truncated
+from diffff.train.neighbor_stat import NeighborCounts, cut, pair_tables, resolve
 from diffff.train.outputs import Inputs, check_outputs, outputs_of_training
 from diffff.train.pair_table import PairStore, PairTable
 from diffff.train.restart import flat
@@ -143,7 +143,7 @@ def prepare(
     store = _store(given, devices)
     tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), store, devices)
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)
-    tables = _fitting(tables, (*train_systems, *valid_systems), model, counts, store, tell=skip_neighbor_stat)
+    _cut(tables, (*train_systems, *valid_systems), model, counts, store, tell=skip_neighbor_stat)
     n = len(train_systems)
     parts = [_Part(train_data, train_systems, sizes, tables[:n])]
     parts += [] if valid_data is None else [_Part(valid_data, valid_systems, valid_sizes, tables[n:])]
@@ -274,7 +274,7 @@ def _store(given: Input, devices: Devices) -> PairStore:
     return PairStore(inf if free is None or given.training.streaming is False else free / 4)
 
 
-def _fitting(
+def _cut(
     tables: list[PairTable],
     systems: Sequence[System],
     model: DeepModel,
@@ -282,16 +282,13 @@ def _fitting(
     store: PairStore,
     *,
     tell: bool,
-) -> list[PairTable]:
-    """The pairs that the slots of the model hold."""
+) -> None:
+    """Leave the pairs that the slots of the model hold."""
     if np.all(counts.most <= model.descriptor.slots):
-        return tables
-    kept, gone = zip(*(truncated(*each, model, store) for each in zip(tables, systems, strict=True)), strict=True)
+        return
+    gone = sum(cut(*each, model, store) for each in zip(tables, systems, strict=True))
     if tell:  # else `resolve` has told it
-        logger.warning(
-            "descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", sum(gone)
-        )
-    return list(kept)
+        logger.warning("descriptor.sel is too small: %d neighbours are left out, the farthest of their atoms", gone)
 
 
 class _Part(NamedTuple):

@@ -25,7 +25,8 @@ def in_few_shapes(systems: Sequence[System], sizes: Sequence[int], limit: int) -
     Args:
         systems: the systems.
         sizes: frames per batch of each.
-        limit: the number of shapes; there are more only where there are more different ``sizes``.
+        limit: the number of shapes; there are more where there are more different ``sizes``. The programs of a training
+            can be more: systems that differ in their labels, or in whether frames have empty slots, share none.
     """
     frames: dict[tuple[int, Layout], int] = {}
     for system, size in zip(systems, sizes, strict=True):

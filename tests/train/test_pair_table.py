@@ -1,6 +1,7 @@
 """Packed pairs are those that were packed."""
 
 import dataclasses
+import os
 import tempfile
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from diffff.data.systems import read_systems
 from diffff.errors import InputError
-from diffff.train.neighbor_stat import all_pairs, count, pair_tables, truncated
+from diffff.potentials.pairs import truncate
+from diffff.train.neighbor_stat import all_pairs, count, cut, pair_tables
 from diffff.train.pair_table import _BLOCK as BLOCK
 from diffff.train.pair_table import PairStore
 from tests.train import small
@@ -50,17 +52,33 @@ def test_more_frames_than_a_block_and_atoms_far_outside_the_box(tmp_path):
         assert_same(table.pairs(moved, frame), wanted)
 
 
-def test_truncated_pairs():
-    model = make_model({"sel": [3, 5, 1]})
-    (table, *_), _ = pair_tables(SYSTEMS, RCUT, 3, PairStore(np.inf))
-    kept, gone = truncated(table, SYSTEMS[0], model, PairStore(np.inf))
-    assert gone == sum(table.n_pairs) - sum(kept.n_pairs) > 0
+@pytest.mark.parametrize("limit", [np.inf, 0, 400])
+def test_cut_pairs_take_the_place_of_all(limit):
+    model, store = make_model({"sel": [3, 5, 1]}), PairStore(limit)
+    tables, _ = pair_tables(SYSTEMS, RCUT, 3, store)
+    before = [sum(table.n_pairs) for table in tables]
+    in_memory, size = store._in_memory, 0 if store._file is None else os.fstat(store._file.fileno()).st_size
+    for table, system, n_pairs in zip(tables, SYSTEMS, before, strict=True):
+        gone = cut(table, system, model, store)
+        assert gone == n_pairs - sum(table.n_pairs)
+        for f, frame in enumerate(all_pairs(system, RCUT)):
+            assert_same(table.pairs(system, f), truncate(frame, system.types, model.descriptor))
+    assert sum(before) > sum(sum(table.n_pairs) for table in tables)
+    assert store._in_memory <= in_memory
+    if limit == np.inf:
+        kept = (rows.rows.nbytes for table in tables for _, rows in table.blocks)
+        assert store._in_memory == sum(kept) < in_memory
+    elif limit == 0:
+        assert os.fstat(store._file.fileno()).st_size == size
 
 
 def test_a_full_disk_is_told(monkeypatch):
     class Full:
         def close(self):
             pass
+
+        def seek(self, *place):
+            return 0
 
         def tell(self):
             raise OSError(28, "No space left on device")
