@@ -5,6 +5,7 @@
 
 It needs diffff and what diffff depends on, and reads data/water. Tables go to the screen as markdown, the numbers
 behind them to gpu.json in the folder --output. Sections that would begin after --seconds are left out, and it says so.
+It ends with an error where a section has failed.
 
 Beside a training step stand three floors, from rates that are measured in the same run: the six products of each
 hidden layer of the fitting nets that no program avoids, over the rate of matrix products in that precision; all
@@ -60,6 +61,8 @@ def main() -> None:
         report.section(f"parts of a step, {kind}", parts, kind)
     report.section("deterministic", deterministic)
     report.section("memory of the whole run", memory)
+    if failed := report.failed():
+        sys.exit(f"failed: {'; '.join(failed)}")
 
 
 class Report:
@@ -92,6 +95,10 @@ class Report:
             self.rows[title].append({"failed": line})
         self.rows[title].append({"seconds of the section": time.perf_counter() - self._began - elapsed})
         (self.options.output / "gpu.json").write_text(json.dumps(self.rows, indent=1) + "\n")
+
+    def failed(self) -> list[str]:
+        """Titles of the sections that did not get to their end."""
+        return [title for title, rows in self.rows.items() if any("failed" in row for row in rows)]
 
     def rate(self, kind: str) -> float:
         """Operations per second of matrix products."""
@@ -230,20 +237,20 @@ def training(report: Report, kind: str) -> Iterator[dict[str, Any]]:
     for batch in (1, 4) if quick else (1, 4, 16, 64, 256):
         frames, indices = run.problem.train.locate(0, np.arange(batch) % system.n_frames)
         begin = time.perf_counter()
-        program, costs = described(partial(step.program, run.state, run.frozen, frames, indices))
-        state = jax.block_until_ready(program(jax.tree.map(jnp.copy, run.state), run.frozen, frames, indices))[0]
+        _, costs = described(partial(step.program, run.state, run.frozen, frames, [indices]))
+        state = jax.block_until_ready(step(jax.tree.map(jnp.copy, run.state), run.frozen, frames, [indices]))[0]
         first = time.perf_counter() - begin
 
-        def some_steps(program: Any = program, frames: Any = frames, indices: Any = indices, n: int = 5) -> Any:
+        def some_steps(frames: Any = frames, indices: Any = indices) -> Any:
+            """In one call, as the training does them."""
             nonlocal state
-            for _ in range(n):
-                state, _ = program(state, run.frozen, frames, indices)
+            state, _ = step(state, run.frozen, frames, [indices] * step.most)
             return state
 
         tracing = report.options.trace and batch in (1, 64)
         with jax.profiler.trace(str(report.options.output / f"{kind}-{batch}")) if tracing else nullcontext():
             jax.block_until_ready(some_steps())
-        seconds = seconds_of(some_steps, 0.1 if quick else 2.0) / 5
+        seconds = seconds_of(some_steps, 0.1 if quick else 2.0) / step.most
         products = 6 * 2 * batch * products_of(run.problem, np.bincount(system.types))
         yield {
             "batch": batch, "frames/s": batch / seconds, "ms per step": 1e3 * seconds,
@@ -392,7 +399,8 @@ def parts(report: Report, kind: str) -> Iterator[dict[str, Any]]:
         def energy(params: Any, moments: Any, layout: tuple[int, ...] = layout) -> Any:
             ends = np.cumsum((0, *layout))
             each = [jax.tree.map(lambda x, t=t: x[ends[t] : ends[t + 1]], moments) for t in range(len(layout))]
-            return sum(jnp.sum(model._net(t, basis, params, (rows, None, None))) for t, rows in enumerate(each))
+            energies = (model._net(t, basis, "float32", params, (rows, None, None)) for t, rows in enumerate(each))
+            return sum(jnp.sum(energy) for energy in energies)
 
         def loss(params: Any, moments: Any) -> Any:
             slopes = jax.grad(energy, argnums=1)(params, moments)
