@@ -60,7 +60,11 @@ class PairStore:
                 f"the neighbour pairs of the data have no room in memory, nor in {tempfile.gettempdir()} ({error}). "
                 "Set TMPDIR to a directory on a larger disk."
             ) from None
-        return Kept(rows.dtype, rows.nbytes, offset=offset, file=self._file)
+        return Kept(rows.dtype, rows.nbytes, offset=offset, store=self)
+
+    def read(self, offset: int, n: int) -> bytes:
+        """Bytes of the file."""
+        return os.pread(self._file.fileno(), n, offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +75,15 @@ class Kept:
     n_bytes: int
     rows: NDArray | None = None
     offset: int = 0
-    file: Any = None
+    store: PairStore | None = None  # whose file closes with it
 
     def __call__(self, first: int, end: int) -> NDArray:
         """``rows[first:end]``."""
-        if self.rows is not None:
+        if self.store is None:
+            assert self.rows is not None
             return self.rows[first:end]
         size = self.dtype.itemsize
-        content = os.pread(self.file.fileno(), (end - first) * size, self.offset + first * size)
-        return np.frombuffer(content, self.dtype)
+        return np.frombuffer(self.store.read(self.offset + first * size, (end - first) * size), self.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Packed pairs are those that were packed."""
 
 import dataclasses
+import gc
 import os
 import tempfile
 
@@ -37,6 +38,12 @@ def test_pairs_come_back_as_they_were(limit):
     wanted = count(SYSTEMS, pairs, 3)
     assert counts.shortest == wanted.shortest
     assert counts.most.tolist() == wanted.most.tolist()
+
+
+def test_pairs_stay_as_long_as_their_table():
+    tables, _ = pair_tables(SYSTEMS, RCUT, 3, PairStore(0))
+    gc.collect()
+    assert_same(tables[0].pairs(SYSTEMS[0], 0), all_pairs(SYSTEMS[0], RCUT, [0])[0])
 
 
 def test_more_frames_than_a_block_and_atoms_far_outside_the_box(tmp_path):
