@@ -9,6 +9,7 @@ from diffff.program_cache import remove_oldest
 PROGRAM = """
 import diffff.cli, jax, jax.numpy as jnp
 diffff.cli.start_jax()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # however fast the machine
 seen = []
 jax.monitoring.register_event_listener(lambda name, **about: seen.append(name))
 jax.jit(lambda x: jnp.linalg.inv(x @ x.T + jnp.cos(x)))(jnp.ones((4, 4)))

@@ -104,6 +104,7 @@ def test_a_copy_of_a_sampler_draws_the_same_and_leaves_it_alone():
 def test_a_missing_seed_is_drawn_and_told(data, tmp_path, caplog):
     data_set = small.problem_of(tmp_path, changes(data)).train
     caplog.set_level("INFO")
+    caplog.clear()
     one, other = (data_set.sampler(None, shuffle=True).state() for _ in range(2))
     assert one["seed"] != other["seed"]
     assert caplog.messages == [f"no training seed given: drew {state['seed']}" for state in (one, other)]
