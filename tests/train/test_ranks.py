@@ -85,6 +85,7 @@ def test_bits_do_not_depend_on_the_number_of_ranks(data, tmp_path, systems):
     assert (tmp_path / "1/lcurve.out").read_bytes() == (tmp_path / "2/lcurve.out").read_bytes()
 
 
+@pytest.mark.slow
 def test_without_a_seed_all_ranks_draw_the_same_batches(data, tmp_path):
     """Those of the seed that the log tells; a rank with other batches would change the bits."""
     changes = {"training.deterministic": True, "training.training_data.systems": [str(data / "one")]}

@@ -83,7 +83,7 @@ def test_the_loss_is_the_same_in_wider_shapes(systems, tmp_path):
             def value(params, batch):
                 return batch_loss(problem.model, problem.given.loss, params, batch, None, 1.0)[0]  # noqa: B023
 
-            found.append(jax.value_and_grad(value)(problem.params, frames.take(indices)))
+            found.append(jax.jit(jax.value_and_grad(value))(problem.params, frames.take(indices)))
         results.append(found)
     for one, other in zip(*results, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one, other)
