@@ -194,6 +194,7 @@ class _Steps:
             frames_per_step=sum(len(one.positions) for one in self._train),
             noun="step",
             units=fit_words.OF_ERRORS,
+            may_end_early=self._problem.given.learning_rate is None,
         )
         self._state = start.state
         with self._curve, self._progress:

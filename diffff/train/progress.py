@@ -33,6 +33,7 @@ class Progress:
         frames_per_step: float = 1.0,
         noun: str = "batch",
         units: Mapping[str, str] | None = None,
+        may_end_early: bool = False,
         shown: bool = True,
         console: Console | None = None,
     ) -> None:
@@ -44,13 +45,14 @@ class Progress:
             frames_per_step: The mean batch size, for the frames per second.
             noun: What a step is called.
             units: Of the errors by name; None: errors are told in three digits, without units.
+            may_end_early: Whether the run may end before `total`, so that the time left is the most it can be.
             shown: Whether there is a bar.
             console: Where the bar is drawn; standard error by default. No bar unless it is a terminal.
         """
         self._total = total
         self._step = start
         self._frames_per_step = frames_per_step
-        self._noun, self._units = noun, units
+        self._noun, self._units, self._at_most = noun, units, "at most " if may_end_early else ""
         console = Console(stderr=True) if console is None else console
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -117,13 +119,13 @@ class Progress:
 
     def _pace(self) -> str:
         steps, seconds = self._timed
-        return f"{1000 * seconds / steps:.1f} ms/step, eta {self._time_left()}" if steps else ""
+        return f"{1000 * seconds / steps:.1f} ms/step, eta {self._at_most}{self._time_left()}" if steps else ""
 
     def _speed(self) -> str:
         steps, seconds = self._timed
         if not steps or not seconds:
             return "compiling" if self._compiled is None else ""
-        return f"{steps * self._frames_per_step / seconds:.1f} frames/s, {self._time_left()} left"
+        return f"{steps * self._frames_per_step / seconds:.1f} frames/s, {self._at_most}{self._time_left()} left"
 
     def _time_left(self) -> str:
         if self._compiled is None or self._step == self._compiled[0]:

@@ -63,6 +63,18 @@ def test_steps_with_units(caplog):
     assert caplog.messages == ["step 3: trn: rmse_energy = 2.761 kJ/mol, val: rmse_energy = 1.235e+04 kJ/mol"]
 
 
+def test_a_run_that_may_end_early(clock, caplog):
+    with (
+        caplog.at_level(logging.INFO, logger="diffff"),
+        Progress(60, noun="step", may_end_early=True, console=Console(file=io.StringIO())) as shown,
+    ):
+        shown.update(1)
+        clock.now += 1.0
+        shown.update(11)
+        shown.report(11, train={}, lr=None)
+    assert caplog.messages == ["step 11: trn: , 100.0 ms/step, eta at most 0:00:05"]
+
+
 def test_a_bar_on_a_terminal(clock):
     text = io.StringIO()
     follow(clock, Console(file=text, force_terminal=True, width=120))
