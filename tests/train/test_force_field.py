@@ -245,9 +245,8 @@ def _check_the_parities(folder, content):
         np.testing.assert_allclose(one.before.ravel()[order[0]], alone.ravel()[order[1]], rtol=0, atol=1e-6)
         (entry,) = [entry for entry in content["errors"] if entry["target"] == target]
         assert entry["after"] == pytest.approx(np.sqrt(np.mean((one.after - one.reference) ** 2)))
-        assert entry["sigma"] == entry["after"] and entry["unit"] == one.unit == (
-            "eV" if target == "energy" else "eV/Å"
-        )
+        assert entry["sigma"] == entry["after"]
+        assert entry["unit"] == one.unit == {"energy": "eV", "force": "eV/Å"}[target]
 
 
 def _check_the_sum_in_use(folder, path):
