@@ -1,6 +1,7 @@
 """The section `model` of an input file that runs a potential: a Deep Potential, force-field XML, or a sum of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from diffff.frontend.forcefield import ForceField
 from diffff.input_file import resolve
 from diffff.model import load
 from diffff.potentials.base import Params, Potential
+from diffff.potentials.deep import DeepPot
 from diffff.spec import Spec, Variants
 from diffff.structure import Structure
 
@@ -182,9 +184,12 @@ def with_weights(data: Any) -> Any:
 def total_of(bounds: Sequence[Bound], factors: Sequence[float]) -> Bound:
     """The weighted sum of models of the same atoms.
 
+    In its parameter tree the first Deep Potential is ``DeepPot``, the second one ``DeepPot2``.
+
     Raises:
         InputError: they have a term in common.
     """
+    bounds = _named_apart(bounds)
     potentials = [
         one.potential if w == 1.0 else one.potential.weighted(w) for one, w in zip(bounds, factors, strict=True)
     ]
@@ -192,6 +197,20 @@ def total_of(bounds: Sequence[Bound], factors: Sequence[float]) -> Bound:
     for more, bound in zip(potentials[1:], bounds[1:], strict=True):
         potential, params = potential + more, {**params, **bound.params}
     return Bound(potential, params, next((one.system for one in bounds if one.system is not None), None))
+
+
+def _named_apart(bounds: Sequence[Bound]) -> list[Bound]:
+    """The models with a name of its own for each Deep Potential."""
+    found, n_deep = [], 0
+    for potential, params, system in bounds:
+        deep = [term for term in potential.terms if isinstance(term, DeepPot)]
+        n_deep += len(deep)
+        if deep and n_deep > 1:
+            name = f"{deep[0].name}{n_deep}"
+            potential = replace(potential, terms=(replace(deep[0], name=name),))
+            params = {name: params[deep[0].name]}
+        found.append(Bound(potential, params, system))
+    return found
 
 
 class Sum(Weights):
@@ -202,8 +221,8 @@ class Sum(Weights):
     "The parts, each a section of its own."
 
     @model_validator(mode="after")
-    def _has_one_of_each(self) -> "Sum":
-        require_one_of_each(self.models)
+    def _has_one_force_field(self) -> "Sum":
+        require_one_force_field(self.models)
         self.require_one_for_each(len(self.models))
         return self
 
@@ -221,11 +240,10 @@ class Sum(Weights):
         return total_of([part.bound(structure, folder) for part in self.models], self.factors(len(self.models)))
 
 
-def require_one_of_each(models: Sequence[Spec]) -> None:
-    """Refuse two force fields or two Deep Potentials in one sum: their parameters would have the same names."""
-    for kind, hint in ((Xml, "name all their files in one"), (Deep, "give one")):
-        if sum(isinstance(part, kind) for part in models) > 1:
-            raise ValueError(f'has two parts of the type "{kind.model_fields["type"].default}"; {hint}')
+def require_one_force_field(models: Sequence[Spec]) -> None:
+    """Refuse two force fields in one sum: their files are read together, as those of one."""
+    if sum(isinstance(part, Xml) for part in models) > 1:
+        raise ValueError('has two parts of the type "xml"; name all their files in one')
 
 
 ModelInput = Annotated[Deep | Xml | Sum | FileName, Variants()]

@@ -6,7 +6,7 @@ with "_" are comments. Old inputs are brought into today's form on reading.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 from diffff import nn, spec
 from diffff.fit.parameters import Parameters
 from diffff.input_file import load
-from diffff.model_input import Weights, with_weights
+from diffff.model_input import Deep, Weights, require_one_force_field, with_weights
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData, systems_in, with_found_systems
@@ -208,24 +208,27 @@ class Validating(Spec):
 
 
 class NetworkSum(Weights):
-    """A force field and a Deep Potential that is trained on top of it."""
+    """A Deep Potential that is trained on top of a force field, of other Deep Potentials, which stay, or of both."""
 
     type: Literal["sum"] = "sum"
-    models: Annotated[tuple[Annotated[FittedXml | DeepModel, Variants(default="standard")], ...], Field(min_length=1)]
+    models: Annotated[
+        tuple[Annotated[FittedXml | Deep | DeepModel, Variants(default="standard")], ...], Field(min_length=1)
+    ]
     "The parts, each a section of its own."
     type_map: tuple[str, ...] = ()
     "Names of the types, if the part of the type standard has none."
 
     @model_validator(mode="after")
-    def _has_one_of_each(self) -> Self:
-        kinds = [type(part) for part in self.models]
-        if sorted(kind.__name__ for kind in kinds) not in (
-            [DeepModel.__name__],
-            [DeepModel.__name__, FittedXml.__name__],
-        ):
-            raise ValueError('needs one part of the type "standard", and at most one of the type "xml"')
-        self.require_one_for_each(len(kinds))
-        if self.factors(len(kinds))[kinds.index(DeepModel)] != 1.0:
+    def _has_one_network(self) -> Self:
+        require_one_force_field(self.models)
+        trained = [number for number, part in enumerate(self.models) if isinstance(part, DeepModel)]
+        if len(trained) != 1:
+            raise ValueError(
+                f'has {len(trained)} parts of the type "standard"; networks are trained one after the other, each on '
+                'top of those before as parts of the type "deep"'
+            )
+        self.require_one_for_each(len(self.models))
+        if self.factors(len(self.models))[trained[0]] != 1.0:
             raise ValueError(
                 'weights: the network that is trained has the weight 1, for it finds its own size; give "sum", or '
                 "numbers with a 1 in its place (linear_ener without weights takes the mean)"
@@ -243,8 +246,15 @@ class NetworkSum(Weights):
     @property
     def force_field(self) -> tuple[FittedXml, float] | None:
         """The force field and its weight, if there is one."""
-        weighted = zip(self.models, self.factors(len(self.models)), strict=True)
-        return next(((part, weight) for part, weight in weighted if isinstance(part, FittedXml)), None)
+        return next(((part, weight) for part, weight in self._weighted() if isinstance(part, FittedXml)), None)
+
+    @property
+    def frozen(self) -> tuple[tuple[Deep, float], ...]:
+        """The Deep Potentials that stay as they are, and their weights."""
+        return tuple((part, weight) for part, weight in self._weighted() if isinstance(part, Deep))
+
+    def _weighted(self) -> Iterator[tuple[Spec, float]]:
+        return zip(self.models, self.factors(len(self.models)), strict=True)
 
 
 class Input(Spec):
@@ -267,7 +277,7 @@ class Input(Spec):
             },
         ),
     ]
-    "Types, descriptor and fitting net; or the sum of such a model and a force field."
+    "Types, descriptor and fitting net; or the sum of such a model and others, see `NetworkSum`."
     parameters: Parameters | None = None
     "Which numbers of the force field move in a sum; by default none."
     learning_rate: LearningRate
@@ -299,6 +309,16 @@ class Input(Spec):
     def force_field(self) -> tuple[FittedXml, float] | None:
         """The force field under the network and its weight, if there is one."""
         return self.model.force_field if isinstance(self.model, NetworkSum) else None
+
+    @property
+    def frozen(self) -> tuple[tuple[Deep, float], ...]:
+        """The Deep Potentials under the network, which stay as they are, and their weights."""
+        return self.model.frozen if isinstance(self.model, NetworkSum) else ()
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether there is anything under the network."""
+        return self.force_field is not None or bool(self.frozen)
 
     @property
     def data(self) -> list[str]:

@@ -52,7 +52,7 @@ def errors_over(
 
 
 def errors_of_nothing(data: DataSet, type_map: Sequence[str], limit: int | None = None) -> tuple[Errors, Errors | None]:
-    """Errors of the prediction that all forces are zero, and those of the force field of the files without a network.
+    """Errors of the prediction that all forces are zero, and those of the other parts of a sum without the network.
 
     Energies of the latter are compared up to a constant of each system.
 
@@ -62,7 +62,7 @@ def errors_of_nothing(data: DataSet, type_map: Sequence[str], limit: int | None 
         limit: As in `predictions_over`.
     """
     zero, alone = Errors(), Errors()
-    split = data.of_force_field
+    split = data.of_baseline
     for i, frames in enumerate(chosen_frames(data, limit)):
         if not len(frames):
             continue

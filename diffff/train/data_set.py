@@ -24,12 +24,12 @@ Batch = tuple[int, Ints, Frames, np.ndarray]
 _AHEAD = 3  # batches that are made ready while others are computed
 
 
-class OfForceField(NamedTuple):
-    """Systems of which a force field makes a part.
+class OfBaseline(NamedTuple):
+    """The systems of a network that is trained as a part of a sum.
 
     Attributes:
         measured: with the labels of the data.
-        left: with what the force field of the files leaves of the labels.
+        left: with what the other parts of the sum leave of the labels, numbers that move being those of the files.
     """
 
     measured: Sequence[System]
@@ -49,7 +49,7 @@ class DataSet:
         devices: to which frames go.
         on_device: all frames of each group on the device; None: only those of a batch are brought there.
         n_shares: number of devices to which a batch of so many times ``sizes`` frames is dealt.
-        of_force_field: the systems as the data have them, and without a force field; None: there is none.
+        of_baseline: the systems as the data have them, and without the other parts of a sum; None: there are none.
     """
 
     systems: Sequence[System]
@@ -60,7 +60,7 @@ class DataSet:
     devices: Devices
     on_device: Sequence[Frames] | None
     n_shares: int = 1
-    of_force_field: OfForceField | None = None
+    of_baseline: OfBaseline | None = None
 
     @property
     def whole_sizes(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The input of a fit: force-field XML, alone or with a Deep Potential that stays as it is, and which numbers move.
+"""The input of a fit: force-field XML, alone or with Deep Potentials that stay as they are, and which numbers move.
 
 An input whose model has a network to train is that of `train.config`; one that has none is this.
 """
@@ -14,7 +14,7 @@ from diffff.fit.optimizers import LBFGSB, LeastSquares
 from diffff.fit.parameters import Parameters
 from diffff.fit.problem import Sigmas
 from diffff.input_file import load
-from diffff.model_input import Deep, Weights, require_one_of_each, with_weights
+from diffff.model_input import Deep, Weights, require_one_force_field, with_weights
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import systems_in, with_found_systems
 from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
@@ -26,7 +26,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FittedSum(Weights):
-    """A force field and a Deep Potential that stays as it is."""
+    """A force field and Deep Potentials that stay as they are."""
 
     type: Literal["sum"] = "sum"
     models: Annotated[tuple[Annotated[FittedXml | Deep, Variants()], ...], Field(min_length=1)]
@@ -34,7 +34,7 @@ class FittedSum(Weights):
 
     @model_validator(mode="after")
     def _has_a_force_field(self) -> Self:
-        require_one_of_each(self.models)
+        require_one_force_field(self.models)
         self.require_one_for_each(len(self.models))
         if not any(isinstance(part, FittedXml) for part in self.models):
             raise ValueError('nothing in it can move: add a part of the type "xml" or "standard"')

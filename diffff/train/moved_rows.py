@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffff.data.systems import System
 from diffff.fit.free import Free
 from diffff.fit.information import Known, Normal, known_at
 from diffff.fit.neutrality import changed_charges
@@ -24,7 +23,6 @@ from diffff.fit.parameters import Parameters, table_of
 from diffff.fit.parity import Parity, write_parity
 from diffff.fit.record import errors_of
 from diffff.fit.rules import Numbers, labels_of
-from diffff.train.data_set import OfForceField
 from diffff.train.evaluate import Errors
 from diffff.train.fit_words import combinations
 from diffff.train.force_field import ForceFieldFrames, ForceFieldPart
@@ -108,18 +106,11 @@ class MovedRows:
         return files
 
 
-def on_force_field(
-    part: ForceFieldPart, parameters: Parameters | None, train: list[System], valid: list[System]
-) -> tuple[MovedRows | None, tuple[OfForceField, OfForceField]]:
-    """What moves of a force field, and what it leaves of the labels of training and validation data at the start."""
-    train_split, valid_split = (OfForceField(some, [part.without(one) for one in some]) for some in (train, valid))
-    splits = train_split, valid_split
-    if parameters is None:
-        logger.info("the network learns what the force field, which stays as it is, leaves of the labels")
-        return None, splits
+def moved_rows(part: ForceFieldPart, parameters: Parameters) -> MovedRows:
+    """What moves of a force field, which is told."""
     found, free = part.moves(parameters)
     logger.info("%s", table_of(found, free, part.field.units))
-    return MovedRows(part, found, free), splits
+    return MovedRows(part, found, free)
 
 
 @jax.jit

@@ -17,10 +17,11 @@ from diffff.data.systems import System, bytes_on_disk, data_type_map, read_syste
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
+from diffff.train.baseline import FrozenDeep
 from diffff.train.batches import batch_sizes, epoch_steps, kept_systems, n_batches, probabilities, systems_table
 from diffff.train.config import Input
 from diffff.train.config_data import Data
-from diffff.train.data_set import DataSet
+from diffff.train.data_set import DataSet, OfBaseline
 from diffff.train.devices import ONE_DEVICE, Devices
 from diffff.train.energy_bias import change_bias
 from diffff.train.evaluate import evaluate
@@ -29,7 +30,7 @@ from diffff.train.frames import FrameGroup, Frames, group_frames
 from diffff.train.groups import Rule
 from diffff.train.loss import EnergyLoss
 from diffff.train.memory import free_on_device, free_on_host, readable
-from diffff.train.moved_rows import MovedRows, on_force_field
+from diffff.train.moved_rows import MovedRows, moved_rows
 from diffff.train.neighbor_stat import NeighborCounts, cut, pair_tables, resolve
 from diffff.train.outputs import Inputs, check_outputs, outputs_of_training
 from diffff.train.pair_table import PairStore, PairTable
@@ -115,8 +116,9 @@ def prepare(
     if given.force_field is not None:
         xml, weight = given.force_field
         models = TopologyModels([xml], [weight], folder)
+    frozen = FrozenDeep.read(given.frozen, folder)
     if output is not None and devices.writes:
-        _check_outputs(given, models, output)
+        _check_outputs(given, models, frozen.files, output)
     train_data, valid_data = training.training_data, training.validation_data
     wanted = given.deep if source is None else _completed_from(source.spec, given.deep)
     folders = find_systems(train_data.systems, train_data.rglob_patterns)
@@ -127,13 +129,8 @@ def prepare(
     if valid_data is not None:
         folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
         valid_systems = _read(given, valid_data, folders, type_map, devices)
-    moved, splits = None, None
-    if models is not None:
-        part = ForceFieldPart(models, tuple(type_map))
-        _check_units(given, part, train_systems, valid_systems)
-        moved, splits = on_force_field(part, given.parameters, train_systems, valid_systems)
-    if splits is not None and moved is None:
-        train_systems, valid_systems = (list(split.left) for split in splits)
+    measured = train_systems, valid_systems
+    (train_systems, valid_systems), baselines, moved = _on_top(given, frozen, models, type_map, measured)
     rcut = given.deep.descriptor.rcut
     sizes = batch_sizes(train_data.batch_size, train_systems)
     valid_sizes = () if valid_data is None else batch_sizes(valid_data.batch_size, valid_systems)
@@ -150,17 +147,17 @@ def prepare(
     train, *validation = _data_sets(given, parts, moved, devices)
     train = replace(train, n_shares=devices.n)
     valid = validation[0] if validation else None
-    if splits is not None:
-        train = replace(train, of_force_field=splits[0])
-        valid = None if valid is None else replace(valid, of_force_field=splits[1])
+    if baselines is not None:
+        train = replace(train, of_baseline=baselines[0])
+        valid = None if valid is None else replace(valid, of_baseline=baselines[1])
     for title, data in (("training", train), ("validation", valid)):
         if data is not None:
             logger.info("%s data\n%s", title, systems_table(data.systems, data.sizes, data.probabilities))
-    learned = train_systems if splits is None else splits[0].left
+    learned = train_systems if baselines is None else baselines[0].left
     if source is None:
         seed = 0 if training.seed is None else training.seed
         stat = {"stat_file": training.stat_file, "stat_file_mode": training.stat_file_mode}
-        begin = model.init(seed) if given.force_field is None else _silent(model.init(seed))
+        begin = _silent(model.init(seed)) if given.is_sum else model.init(seed)
         if devices.writes:
             begin = fill(model, begin, learned, train.whole_sizes, tables=tables[:n], **stat)
         params = devices.from_first(begin)
@@ -185,16 +182,51 @@ def prepare(
     )
 
 
-def _check_outputs(given: Input, models: TopologyModels | None, output: Path) -> None:
+def _check_outputs(given: Input, models: TopologyModels | None, deep: Sequence[Path], output: Path) -> None:
     if models is None:
-        check_outputs(outputs_of_training(given, None, output), Inputs((), given.data))
+        check_outputs(outputs_of_training(given, None, output), Inputs(deep, given.data))
         return
-    inputs = Inputs([*models.files, *models.topologies.candidates], given.data, models.topologies.names)
+    inputs = Inputs([*models.files, *models.topologies.candidates, *deep], given.data, models.topologies.names)
     check_outputs(outputs_of_training(given, models.field if given.parameters else None, output), inputs)
 
 
+def _on_top(
+    given: Input,
+    frozen: FrozenDeep,
+    models: TopologyModels | None,
+    type_map: Sequence[str],
+    measured: tuple[list[System], list[System]],
+) -> tuple[tuple[list[System], list[System]], tuple[OfBaseline, OfBaseline] | None, MovedRows | None]:
+    """What a network has to learn on top of the other parts of a sum.
+
+    Args:
+        given: the input.
+        frozen: Deep Potentials under the network.
+        models: the force field under the network, if there is one.
+        type_map: names of the types of the systems.
+        measured: training and validation data as they have been read.
+
+    Returns:
+        The systems with the labels of the training, which are without all that stays as it is; the systems beside what
+        the other parts leave of them at the start, if there are other parts; and the numbers that move.
+    """
+    if not given.is_sum:
+        return measured, None, None
+    train, valid = ([frozen.without(one, type_map) for one in systems] for systems in measured)
+    left, moved = (train, valid), None
+    if models is not None:
+        part = ForceFieldPart(models, tuple(type_map))
+        _check_units(given, part, *measured)
+        left = tuple([part.without(one) for one in systems] for systems in (train, valid))
+        moved = None if given.parameters is None else moved_rows(part, given.parameters)
+    if moved is None:
+        train, valid = left
+        logger.info("the network learns what the other parts of the sum, which stay as they are, leave of the labels")
+    return (train, valid), (OfBaseline(measured[0], left[0]), OfBaseline(measured[1], left[1])), moved
+
+
 def _silent(params: Params) -> Params:
-    """The network with zeros in its last layer, so that a sum begins as its force field and not with random forces."""
+    """The network with zeros in its last layer, so that a sum begins as its other parts and not with random forces."""
     nets = {name: [*net[:-1], jax.tree.map(jnp.zeros_like, net[-1])] for name, net in params["fitting"]["nets"].items()}
     return {**params, "fitting": {**params["fitting"], "nets": nets}}
 
@@ -240,7 +272,7 @@ def _read(
 def _stored_from(given: Input, folders: Sequence[Folder], devices: Devices) -> float:
     """From which size on files are read as they are needed: all but the small ones of data that fill the memory."""
     streaming, free = given.training.streaming, free_on_host(devices)
-    if given.force_field is not None or streaming is False:
+    if given.is_sum or streaming is False:  # labels are made from those of the files
         return inf
     if streaming is None and (free is None or bytes_on_disk(folders) <= free / 4):
         return inf

@@ -6,7 +6,7 @@ from diffff.data.systems import System
 from diffff.descriptors.radial import SplineBasis
 from diffff.fit.parity import Parity
 from diffff.train.data_errors import SUMMARY_FRAMES, Params, Predicted, predictions_over
-from diffff.train.data_set import OfForceField
+from diffff.train.data_set import OfBaseline
 from diffff.train.setup import Problem
 
 UNITS = {"energy": "eV", "force": "eV/Å", "virial": "eV"}
@@ -26,15 +26,15 @@ def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> lis
     for split, data, limit in (("train", problem.train, SUMMARY_FRAMES), ("valid", problem.valid, None)):
         if data is None:
             continue
-        assert data.of_force_field is not None  # there is one
+        assert data.of_baseline is not None  # there is one
         each = sorted(predictions_over(problem.model, params, data, basis, limit), key=lambda one: one.system)
         for one in each:
-            found += _of_system(split, one, data.systems[one.system], data.of_force_field)
+            found += _of_system(split, one, data.systems[one.system], data.of_baseline)
     sigmas = {target: _rms([one for one in found if (one.split, one.target) == ("train", target)]) for target in UNITS}
     return [one._replace(sigma=sigmas[one.target] or 1.0) for one in found]
 
 
-def _of_system(split: str, said: Predicted, trained: System, of_field: OfForceField) -> list[Parity]:
+def _of_system(split: str, said: Predicted, trained: System, of_field: OfBaseline) -> list[Parity]:
     measured, left = of_field.measured[said.system], of_field.left[said.system]
     found = []
     for target in (target for target in UNITS if target in measured.labels):

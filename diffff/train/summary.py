@@ -23,18 +23,18 @@ def summary(problem: Problem, weights: Mapping[str, dict[str, Any]], basis: Spli
 
     Returns:
         Root mean square errors of the energy per atom, force and virial per atom, and the error of the force as a
-        fraction of the root mean square of the labels, which is the error of a model that predicts zero. On a force
-        field also those of that alone.
+        fraction of the root mean square of the labels, which is the error of a model that predicts zero. In a sum
+        also those of the other parts.
     """
     rows = [("root mean square errors", "frames", *(title for title, _ in _COLUMNS.values()), "force/zero")]
-    has_field = False
+    is_sum = False
     for title, data, limit in (("training", problem.train, SUMMARY_FRAMES), ("validation", problem.valid, None)):
         if data is None:
             continue
         n_frames = sum(system.n_frames for system in data.systems)
         zero, alone = errors_of_nothing(data, problem.model.type_map, limit)
-        found = {} if alone is None else {f"{title}, force field alone": alone}
-        has_field = has_field or alone is not None
+        found = {} if alone is None else {f"{title}, without the network": alone}
+        is_sum = is_sum or alone is not None
         for name, params in weights.items():
             row = title if name == "last" else f"{title}, {name.upper()} weights"
             found[row] = errors_over(problem.model, params, data, basis, limit)
@@ -43,9 +43,9 @@ def summary(problem: Problem, weights: Mapping[str, dict[str, Any]], basis: Spli
             ratio = errors.rmse("f") / zero.rmse("f") if zero.rmse("f") else float("nan")
             rows.append((row, frames, *(_shown(errors, name) for name in _COLUMNS), f"{ratio:.1%}"))
     notes = ["force/zero: relative to the error of a model whose forces are all zero"]
-    if has_field:
+    if is_sum:
         notes.append(
-            "force field alone: that of the files the run began with, energies up to a constant of each system"
+            "without the network: the other parts of the sum as the run began, energies up to a constant of each system"
         )
     return "\n".join([*aligned(rows), *notes])
 

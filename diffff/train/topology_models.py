@@ -17,7 +17,7 @@ from diffff.train.topologies import FittedXml, Topologies
 
 
 class TopologyModels:
-    """A force field, alone, weighted, or in a sum with a Deep Potential that stays as it is.
+    """A force field, alone, weighted, or in a sum with Deep Potentials that stay as they are.
 
     Attributes:
         field: the files of the force field.

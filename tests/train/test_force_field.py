@@ -115,10 +115,10 @@ def test_errors_are_told_beside_those_of_the_force_field_alone(folder, changes):
     assert alone.rmse("f") == pytest.approx(np.sqrt(np.mean((force - missing) ** 2)), rel=1e-6)
     assert alone.rmse("e") == pytest.approx(np.std(energy - off), rel=1e-6)
     head, field, both, *notes = summary(problem, {"last": problem.params}, None).splitlines()
-    assert field.split("  ")[0] == "training, force field alone" and both.split("  ")[0].strip() == "training"
+    assert field.split("  ")[0] == "training, without the network" and both.split("  ")[0].strip() == "training"
     assert f"{1000 * alone.rmse('f'):.4g} meV/Å" in field and f"{1000 * alone.rmse('f'):.4g} meV/Å" in both
     assert f"{alone.rmse('f') / zero.rmse('f'):.1%}" in both  # the network says nothing yet
-    assert len({len(head), len(field), len(both)}) == 1 and "force field alone: " in notes[-1]
+    assert len({len(head), len(field), len(both)}) == 1 and "without the network: " in notes[-1]
 
 
 def test_wide_errors_stay_in_their_columns():
@@ -276,7 +276,6 @@ def _check_the_sum_in_use(folder, path):
         ({"model": {"weights": [1.0, 0.5]}}, "the network that is trained has the weight 1"),
         ({"model": {"weights": [1.0]}}, "has 1 weights for 2 models"),
         ({"model": {"type": "linear_ener"}}, "linear_ener without weights takes the mean"),
-        ({"model": {"models": [NETWORK, NETWORK]}}, 'needs one part of the type "standard", and at most one'),
         ({"model": {"type_map": ["H", "C", "O"]}}, "type_map stands here and in a part, and they differ"),
         ({"optimizer": {"type": "LeastSquares"}}, "LeastSquares"),
     ],
