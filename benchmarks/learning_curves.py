@@ -6,7 +6,7 @@ ENVIRONMENT holds DeePMD-kit with TensorFlow: pip install "deepmd-kit[cpu]". The
 water with the whole schedule of the learning rate in --numb-steps. Both programs show the error over all validation
 frames, each counted once. (DeePMD-kit shows the mean of the errors of the batches; here it is made to show the root of
 their mean square, as ours does.) The folder --output gets the inputs, the curves, table.txt and curves.png; a run that
-is complete there is not repeated.
+is complete there is not repeated. With --until the runs end at an error, and the time that they took to it is told.
 """
 
 import argparse
@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--numb-steps", type=int, default=4000, help="Length of the schedule.")
     parser.add_argument("--at", type=int, nargs="+", default=[100, 200, 500, 1000, 4000], help="Steps in the table.")
     parser.add_argument("--stop-at", type=int, help="End the runs after this step; the schedule stays the same.")
+    parser.add_argument("--two-sided", action="store_true", help="A net for each pair of types, not each neighbour.")
+    parser.add_argument("--until", type=float, help="End the runs at this validation force error, meV/Å.")
     parser.add_argument("--output", type=Path, default=Path("curves"))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,13 +68,20 @@ def compare(options: argparse.Namespace) -> None:
             systems(options.train), 1, options.precision,
             numb_steps=options.numb_steps, disp_freq=math.gcd(*at, last), decay_steps=max(1, options.numb_steps // 200),
         )  # fmt: skip
+        given["model"]["descriptor"]["type_one_side"] = not options.two_sided
         given["training"]["validation_data"] = {"systems": [valid], "batch_size": size, "numb_btch": n_frames // size}
         for section in (given["model"]["descriptor"], given["model"]["fitting_net"], given["training"]):
             section["seed"] = seed
         for program, command in commands.items():
-            files[program].append(trained(command, given, options.output / program / f"seed{seed}", last))
+            folder = options.output / program / f"seed{seed}"
+            if options.until:
+                print(f"{program}, seed {seed}: {time_to(options.until, command, given, folder)}", flush=True)
+                continue
+            files[program].append(trained(command, given, folder, last))
             report = tables(files, at, options.seeds)
             (options.output / "table.txt").write_text(report)
+    if options.until:
+        return
     print(f"{n_frames} validation frames\n\n{report}")
     try:
         print("wrote", plot([file for row in files.values() for file in row], options.output / "curves.png"))
@@ -115,6 +124,35 @@ def trained(command: list[str], given: dict, folder: Path, last: int) -> Path:
     if last_step(curve) < last:
         sys.exit(f"{folder} failed:\n{(folder / 'log').read_text()[-3000:]}")
     return curve
+
+
+def time_to(target: float, command: list[str], given: dict, folder: Path) -> str:
+    """When a run has come to a validation force error, from its start on and from its first step on."""
+    from diffff.train.lcurve import read_lcurve
+
+    curve = folder / "lcurve.out"
+    folder.mkdir(parents=True, exist_ok=True)
+    curve.unlink(missing_ok=True)
+    (folder / "input.json").write_text(json.dumps(given, indent=1))
+    began, first, found = time.monotonic(), None, None
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None and found is None:
+                time.sleep(0.2)
+                if not curve.is_file() or last_step(curve) < 1:
+                    continue
+                first = first or time.monotonic()
+                known = read_lcurve(curve)
+                below = np.flatnonzero(1e3 * known["rmse_f_val"] <= target)
+                found = int(known["step"][below[0]]) if len(below) else None
+        finally:
+            process.terminate()
+            process.wait()
+    if found is None or first is None:
+        return f"did not come to {target:g} meV/Å; see {folder / 'log'}"
+    whole, steps = (time.monotonic() - since for since in (began, first))
+    return f"{target:g} meV/Å at step {found} after {whole:.0f} s, {steps:.0f} s of them after the first step"
 
 
 def tables(files: dict[str, list[Path]], at: list[int], seeds: list[int]) -> str:

@@ -182,7 +182,7 @@ def test(
     if not any(sources.values()):
         system = "."
     start_jax()
-    from diffff.train.evaluate import test
+    from diffff.train.testing import test
 
     test(
         model,

@@ -68,7 +68,7 @@ class Model:
         return self.spec.descriptor.rcut
 
     def basis(self, shortest: float) -> SplineBasis | None:
-        """Splines that follow the embedding nets, for pairs down to ``shortest`` Å; None on the direct path."""
+        """Splines that follow the embedding nets, for pairs down to ``shortest`` Å; None: the direct path."""
         upper = spline_range(self.spec, shortest)
         if upper not in self._bases:
             params = self.params["DeepPot"]["descriptor"]

@@ -16,7 +16,7 @@ phi_k(s). The sum over neighbours then separates from the network:
     A_i[k] = sum_j phi_k(s_ij) (1, a_ij)                moments: no weight, no statistics in them
     T_i    = (1 / n_sel) (sum_k C_H[k] A_i[k, 0] + const,   sum_k C_G[k] A_i[k, 1..3] / dstd)
 
-``C_G`` and ``C_H`` interpolate the net at fixed sites: it is evaluated on some 60 numbers instead of once per pair.
+``C_G`` and ``C_H`` interpolate the net at fixed sites: it is evaluated on some 100 numbers instead of once per pair.
 **Direct path**: the net at each pair, the reference for the other.
 
 Source: Zhang et al., arXiv:1805.09003 (descriptor); doi:10.1063/5.0155600 (conventions of DeePMD-kit).
@@ -122,7 +122,7 @@ class SeE2A(Spec):
     spline_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="Largest error of the spline relative to the net; default 1e-9 (float64), 1e-6 (float32).",
+        description="Largest error of the spline relative to the net; default 1e-8 (float64), 1e-5 (float32).",
     )
 
     aliases: ClassVar[Mapping[str, str]] = {"n_axis_neuron": "axis_neuron"}
@@ -166,7 +166,7 @@ class SeE2A(Spec):
 
     def tolerance(self) -> float:
         """Accepted error of the spline, relative to the largest value of the net."""
-        return self.spline_tolerance or (1e-6 if self.precision == "float32" else 1e-9)
+        return self.spline_tolerance or (1e-5 if self.precision == "float32" else 1e-8)
 
     def net_key(self, center: str, neighbor: str) -> str:
         """Key of the embedding net for a pair of type names."""
@@ -222,31 +222,44 @@ class SeE2A(Spec):
 
     def spline_error(self, params: Params, type_map: tuple[str, ...], basis: SplineBasis) -> float:
         """Largest error of the splines of G and H between their sites, relative to the largest value of each."""
-        between = np.linspace(0.0, basis.upper, 4 * basis.n + 1)
+        between = basis.evenly(4 * basis.n + 1)
         values = self._nets_at(params, type_map, np.concatenate([basis.sites, between]))
         matrix = basis.design_matrix(between) @ basis.from_sites
         at_sites, exact = values[:, : basis.n], values[:, basis.n :]
         largest = np.maximum(np.abs(exact).max(axis=(1, 2)), np.finfo(float).tiny)
         return float((np.abs(matrix @ at_sites - exact).max(axis=(1, 2)) / largest).max())
 
-    def choose_basis(self, params: Params, type_map: tuple[str, ...], upper: float) -> SplineBasis | None:
+    def choose_basis(
+        self, params: Params, type_map: tuple[str, ...], upper: float, room: float = 1.0
+    ) -> SplineBasis | None:
         """Smallest basis up to ``upper`` (1/Å) whose measured error is below the tolerance; None: the direct path.
 
+        Args:
+            params: of the descriptor.
+            type_map: names of the types.
+            upper: largest s, 1/Å.
+            room: by how much the tolerance may be divided, for nets that are going to change.
+
         Raises:
-            InputError: splines are asked for, but no basis of up to 512 functions is good enough.
+            InputError: splines are asked for, but no basis of up to 1024 functions is good enough.
         """
         if self.evaluation == "direct":
             return None
-        for n in (24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512):
-            basis = SplineBasis(n, upper)
-            if self.spline_error(params, type_map, basis) <= self.tolerance():
-                return basis
+        found = None
+        for n in _SIZES:
+            basis = SplineBasis(n, upper, _SCALE / self.rcut)
+            error = self.spline_error(params, type_map, basis)
+            found = basis if error <= self.tolerance() else found
+            if error <= self.tolerance() / room:
+                break
+        if found is not None:
+            return found
         if self.evaluation == "auto":
             logger.info("the embedding net is evaluated at each pair: it is too rough for splines, hence slower")
             return None
         raise InputError(
-            f"descriptor: no spline of up to 512 functions follows the embedding net to {self.tolerance():.0e}. "
-            'Set "evaluation": "direct" in the descriptor, or a larger "spline_tolerance".'
+            f"descriptor: no spline of up to {_SIZES[-1]} functions follows the embedding net to "
+            f'{self.tolerance():.0e}. Set "evaluation": "direct" in the descriptor, or a larger "spline_tolerance".'
         )
 
     def _nets_at(self, params: Params, type_map: tuple[str, ...], s: np.ndarray) -> np.ndarray:
@@ -327,6 +340,8 @@ class SeE2A(Spec):
         return self._features(params, center, radial[atoms], angular[atoms], jnp.stack(empty), None)
 
 
+_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of a basis
+_SCALE = 0.6  # over the cutoff: where trained nets of water are followed with fewest functions
 _CHUNK = 512  # one compiled program serves all numbers of points
 
 

@@ -1,10 +1,10 @@
 """The section `parameters` of an input file: which numbers move, how, and what ties them to each other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffff.fit.free import Free
 from diffff.fit.rules import Numbers, Rule, moving
@@ -20,11 +20,28 @@ class Parameters(Spec):
     """Rules and ties of the numbers of a model."""
 
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
-    "Ordered; the first that selects a number holds, and every number must be selected."
+    """Ordered; the first that selects a number holds, and every number of the files must be selected. Patterns that
+    begin with "DeepPot/" are for the weights of a network that is trained."""
     ties: tuple[Tie, ...] = ()
     "What holds between numbers that move."
     prior_weight: Size | None = None
     "Factor of the sum of ((x - mean) / sigma)^2 beside the loss of a network; in a fit alone the loss has its sigmas."
+
+    @model_validator(mode="after")
+    def _treats_networks_as_a_whole(self) -> Self:
+        for number, rule in enumerate(self.rules):
+            told = rule.treatment
+            if _is_of_network(rule) and (rule.where or told.bounds or told.scale or told.prior):
+                raise ValueError(
+                    f"rules[{number}]: {rule.in_words()} is for weights of a network, which have train and lr only; "
+                    "remove where, bounds, scale and prior"
+                )
+        return self
+
+    @property
+    def of_network(self) -> tuple[Rule, ...]:
+        """The rules for weights of a network."""
+        return tuple(rule for rule in self.rules if _is_of_network(rule))
 
     @property
     def has_priors(self) -> bool:
@@ -32,8 +49,13 @@ class Parameters(Spec):
         return any(rule.treatment.prior is not None for rule in self.rules)
 
     def moving(self, params: Any, places: Mapping[str, Sequence[Place]]) -> list[Numbers]:
-        """The numbers that move; see `rules.moving`."""
-        return moving(params, places, self.rules, "parameters.rules")
+        """The numbers of files that move; see `rules.moving`."""
+        numbers = [n for n, rule in enumerate(self.rules) if not _is_of_network(rule)]
+        return moving(params, places, [self.rules[n] for n in numbers], "parameters.rules", numbers)
+
+
+def _is_of_network(rule: Rule) -> bool:
+    return rule.select.startswith("DeepPot/")
 
 
 def rates(free: Free, found: Sequence[Numbers], start_lr: float) -> np.ndarray:

@@ -137,7 +137,11 @@ def labels_of(found: Sequence[Numbers]) -> tuple[str, ...]:
 
 
 def moving(
-    params: Any, places: Mapping[str, Sequence[Place]], rules: Sequence[Rule], where: str = "parameters"
+    params: Any,
+    places: Mapping[str, Sequence[Place]],
+    rules: Sequence[Rule],
+    where: str = "parameters",
+    numbers: Sequence[int] | None = None,
 ) -> list[Numbers]:
     """Which numbers move.
 
@@ -146,6 +150,7 @@ def moving(
         places: where the numbers of an array stand, by path, for arrays that come from files.
         rules: ordered; every number must be selected by one of them.
         where: what messages call the rules.
+        numbers: and how they number them; None: from 0.
 
     Returns:
         The numbers in the order of the tree, and of the rules within an array.
@@ -172,7 +177,8 @@ def moving(
                 found.append(Numbers(path, index, rule.treatment, some, np.shape(leaf)))
         if left.any():
             uncovered.append(f"{path} ({int(left.sum())} of {n_rows})")
-    _check_rules(rules, used, chosen, params, places, where)
+    names = [f"{where}[{number}]" for number in numbers or range(len(rules))]
+    _check_rules(rules, names, used, chosen, params, places)
     if uncovered:
         raise InputError(
             f"{where}: no rule is for {', '.join(uncovered)}. Add rules, or as the last one "
@@ -185,14 +191,14 @@ def moving(
 
 def _check_rules(
     rules: Sequence[Rule],
+    names: Sequence[str],
     used: Sequence[int],
     chosen: Sequence[int],
     params: Any,
     places: Mapping[str, Sequence[Place]],
-    where: str,
 ) -> None:
     for number, rule in enumerate(rules):
-        what = f"{where}[{number}]: {rule.in_words()}"
+        what = f"{names[number]}: {rule.in_words()}"
         if not used[number]:
             of_arrays = {path: places.get(path, ()) for path in tree.paths(params)}
             raise InputError(f"{what} selects nothing. {hint(rule.select, rule.where, of_arrays)}")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "devices": checkpoint.n_devices,
         "model": spec.completed(checkpoint.model),
         "input": checkpoint.input,
-        "basis": None if checkpoint.basis is None else {"n": checkpoint.basis.n, "upper": checkpoint.basis.upper},
+        "basis": None if checkpoint.basis is None else asdict(checkpoint.basis),
     }
     content = io.BytesIO()  # HDF5 does not get over a full disk in good order, a plain file does
     with h5py.File(content, "w") as file:
@@ -159,8 +159,9 @@ def load_model_of(path: Path, *, whole: bool = False) -> Model:
     checkpoint = read(path)
     if whole and checkpoint.input.get("model", {}).get("type") == "sum":
         raise InputError(
-            f"{path}: the network there was trained on top of a force field, without which its energies are not those "
-            "of the data. Its errors stand in lcurve.out and at the end of the log of the run."
+            f"{path}: the network there was trained as a part of a sum, without which its energies are not those of "
+            "the data. Freeze it, and name an input.json whose section model is the sum, with the network as a part "
+            '{"type": "deep", "file": "model.dp"}.'
         )
     return Model(spec=checkpoint.model, params=checkpoint.params())
 

@@ -6,7 +6,7 @@ with "_" are comments. Old inputs are brought into today's form on reading.
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 from diffff import nn, spec
 from diffff.fit.parameters import Parameters
 from diffff.input_file import load
-from diffff.model_input import Deep, Weights, require_one_force_field, with_weights
+from diffff.model_input import Deep, require_one_force_field, with_weights
 from diffff.potentials.deep import DeepModel
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import TrainingData, ValidationData, systems_in, with_found_systems
@@ -24,7 +24,7 @@ from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
 from diffff.train.precision import MixedPrecision
 from diffff.train.schedule import LearningRate
-from diffff.train.topologies import FittedXml
+from diffff.train.topologies import FittedXml, SumOfParts
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Validating(Spec):
         return int(self.full_val_start * numb_steps if self.full_val_start < 1 else self.full_val_start)
 
 
-class NetworkSum(Weights):
+class NetworkSum(SumOfParts):
     """A Deep Potential that is trained on top of a force field, of other Deep Potentials, which stay, or of both."""
 
     type: Literal["sum"] = "sum"
@@ -242,19 +242,6 @@ class NetworkSum(Weights):
         """The network."""
         found = next(part for part in self.models if isinstance(part, DeepModel))
         return found if found.type_map else found.model_copy(update={"type_map": self.type_map})
-
-    @property
-    def force_field(self) -> tuple[FittedXml, float] | None:
-        """The force field and its weight, if there is one."""
-        return next(((part, weight) for part, weight in self._weighted() if isinstance(part, FittedXml)), None)
-
-    @property
-    def frozen(self) -> tuple[tuple[Deep, float], ...]:
-        """The Deep Potentials that stay as they are, and their weights."""
-        return tuple((part, weight) for part, weight in self._weighted() if isinstance(part, Deep))
-
-    def _weighted(self) -> Iterator[tuple[Spec, float]]:
-        return zip(self.models, self.factors(len(self.models)), strict=True)
 
 
 class Input(Spec):

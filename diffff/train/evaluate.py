@@ -1,4 +1,4 @@
-"""How well a model reproduces labelled frames: `compare` measures it, `test` (`dff test`) reports it.
+"""How well a model reproduces labelled frames.
 
 | quantity    | error                                    | unit        | counted once for each       |
 |-------------|------------------------------------------|-------------|-----------------------------|
@@ -16,30 +16,20 @@ Empty slots and virtual atoms count nowhere. Errors of batches and of systems ar
 is that over all their frames.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffff.data.systems import System, Units, read_systems
-from diffff.errors import InputError
+from diffff.data.systems import System
 from diffff.model import Model
-from diffff.train.checkpoint import load_model_of
-from diffff.train.config import read_input
-from diffff.train.details import DetailFiles
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-logger = logging.getLogger(__name__)
 
 CHUNK_ATOMS = 16384  # atoms that are evaluated at once; their neighbour lists take some 50 MB
-
-_LABELS = ("energy", "force", "virial")
 
 # What a report prints, in DeePMD-kit's words: quantity, text for "MAE" or "RMSE", unit.
 _LINES = (
@@ -172,69 +162,6 @@ def compare(
     return Errors(sums, n_frames)
 
 
-def test(
-    model: Path,
-    *,
-    system: str | None = None,
-    datafile: Path | None = None,
-    train_data: Path | None = None,
-    valid_data: Path | None = None,
-    numb_test: int = 0,
-    rand_seed: int | None = None,
-    shuffle_test: bool = False,
-    detail_file: Path | None = None,
-    atomic: bool = False,
-) -> Errors:
-    """Report the errors of a model for each system and over all of them.
-
-    Args:
-        model: A model file, or a checkpoint of a training.
-        system: Where the systems are: at or below this path.
-        datafile: Instead, a file that names a path on each line.
-        train_data: Instead, an input file: its training data.
-        valid_data: Instead, an input file: its validation data.
-        numb_test: Frames of each system; 0 means all.
-        rand_seed: Seed of the choice of frames.
-        shuffle_test: Take random frames of each system rather than the first ones.
-        detail_file: Beginning of the paths of the detail files; None: none are written.
-        atomic: Whether to test the atomic energies too.
-
-    Returns:
-        The errors over all systems.
-
-    Raises:
-        InputError: The model or the data cannot be read, or the detail files not be written.
-    """
-    tested = load_model_of(model, whole=True)
-    paths, patterns, units = _sources(system, datafile, train_data, valid_data)
-    fitting = tested.spec.fitting_net
-    systems = read_systems(
-        paths,
-        tested.type_map,
-        rglob_patterns=patterns,
-        labels=(*_LABELS, "atom_pref", *(("atom_ener",) if atomic else ())),
-        numb_fparam=fitting.numb_fparam,
-        default_fparam=fitting.default_fparam,
-        numb_aparam=fitting.numb_aparam,
-        units=units,
-    )
-    random = np.random.default_rng(None if rand_seed is None else rand_seed % 2**32)
-    total = Errors()
-    with nullcontext() if detail_file is None else DetailFiles(detail_file) as details:
-        for data in systems:
-            frames = random.permutation(data.n_frames) if shuffle_test else np.arange(data.n_frames)
-            frames = np.sort(frames[: numb_test or None])
-            logger.info("# ---------------output of dff test---------------")
-            logger.info("# testing system : %s", data.name)
-            total = total + _test_system(tested, data, frames, details, atomic)
-            logger.info("# -----------------------------------------------")
-    logger.info("# ----------weighted average of errors-----------")
-    logger.info("# number of systems : %d", len(systems))
-    _report(total)
-    logger.info("# -----------------------------------------------")
-    return total
-
-
 def evaluate(model: Model, system: System, frames: Ints, *, atomic: bool = False) -> dict[str, Array]:
     """Predictions for some frames of a system, the atoms in its order.
 
@@ -248,56 +175,3 @@ def evaluate(model: Model, system: System, frames: Ints, *, atomic: bool = False
     energy, force, virial, *of_atoms = model.eval(system.positions[frames], boxes, types, atomic=atomic, **extra)
     prediction = {"energy": energy[:, 0], "force": force, "virial": virial.reshape(-1, 3, 3)}
     return {**prediction, "atom_ener": of_atoms[0][..., 0]} if atomic else prediction
-
-
-def _test_system(model: Model, data: System, frames: Ints, details: DetailFiles | None, atomic: bool) -> Errors:
-    errors = Errors()
-    chunk = max(1, CHUNK_ATOMS // len(data.types))
-    for some in np.split(frames, range(chunk, len(frames), chunk)):
-        prediction = evaluate(model, data, some, atomic=atomic)
-        if details is not None:
-            details.add(data, some, prediction)
-        errors = errors + compare(
-            prediction,
-            {name: values[some] for name, values in data.labels.items()},
-            data.types,
-            model.type_map,
-            real=None if data.real is None else data.real[some],
-            boxes=None if data.boxes is None else data.boxes[some],
-        )
-    _report(errors)
-    missing = [name for name in (*_LABELS, *(("atom_ener",) if atomic else ())) if name not in data.labels]
-    if missing:
-        logger.info("# no label in the data, so no error : %s", ", ".join(missing))
-    return errors
-
-
-def _report(errors: Errors) -> None:
-    logger.info("# number of test data : %d", errors.n_frames)
-    for line in errors.lines():
-        logger.info("%s", line)
-
-
-def _sources(
-    system: str | None, datafile: Path | None, train_data: Path | None, valid_data: Path | None
-) -> tuple[str | list[str], Sequence[str] | None, Units]:
-    """Paths of the systems, the patterns that choose among the directories below them, and the units of the files."""
-    if datafile is not None:
-        try:
-            lines = datafile.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{datafile}: cannot be read as a list of systems: {error}.") from error
-        paths = [line.strip() for line in lines if line.strip()]
-        if not paths:
-            raise InputError(f"{datafile}: names no system. Write the path of one on each line.")
-        return paths, None, "eV/Angstrom"
-    if system is not None:
-        return system, None, "eV/Angstrom"
-    path = train_data or valid_data
-    if path is None:
-        raise InputError("no data to test on: give a system, a datafile, train_data or valid_data.")
-    training = read_input(path).training
-    data = training.training_data if train_data is not None else training.validation_data
-    if data is None:
-        raise InputError(f"{path}: has no training.validation_data. Add it, or name the systems with --system.")
-    return (data.systems if isinstance(data.systems, str) else list(data.systems)), data.rglob_patterns, data.units

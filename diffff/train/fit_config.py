@@ -14,29 +14,23 @@ from diffff.fit.optimizers import LBFGSB, LeastSquares
 from diffff.fit.parameters import Parameters
 from diffff.fit.problem import Sigmas
 from diffff.input_file import load
-from diffff.model_input import Deep, Weights, require_one_force_field, with_weights
+from diffff.model_input import Deep, with_weights
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import systems_in, with_found_systems
 from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
 from diffff.train.schedule import LearningRate
-from diffff.train.topologies import FittedXml
+from diffff.train.topologies import FittedXml, FrozenSum
 
 FileName = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class FittedSum(Weights):
-    """A force field and Deep Potentials that stay as they are."""
-
-    type: Literal["sum"] = "sum"
-    models: Annotated[tuple[Annotated[FittedXml | Deep, Variants()], ...], Field(min_length=1)]
-    "The parts, each a section of its own."
+class FittedSum(FrozenSum):
+    """A force field some of whose numbers move, and Deep Potentials that stay as they are."""
 
     @model_validator(mode="after")
     def _has_a_force_field(self) -> Self:
-        require_one_force_field(self.models)
-        self.require_one_for_each(len(self.models))
-        if not any(isinstance(part, FittedXml) for part in self.models):
+        if self.force_field is None:
             raise ValueError('nothing in it can move: add a part of the type "xml" or "standard"')
         return self
 
@@ -134,6 +128,15 @@ class FitInput(Spec):
         if self.parameters.prior_weight is not None:
             raise ValueError(
                 "parameters.prior_weight is for sums with a network; the sigmas in the loss weigh the data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_no_network(self) -> Self:
+        if self.parameters.of_network:
+            raise ValueError(
+                f"parameters: {self.parameters.of_network[0].in_words()} is for the weights of a network, but the "
+                'model has none to train; add a part of the type "standard", or remove the rule'
             )
         return self
 

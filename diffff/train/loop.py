@@ -18,7 +18,7 @@ from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.fit.parameters import rates
 from diffff.input_file import write_completed
-from diffff.model import Model
+from diffff.model import Model, spline_range
 from diffff.train import checkpoint as ckpt
 from diffff.train.averaging import swa_init
 from diffff.train.config import read_input
@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 1024  # atoms of one type whose nets are computed at a time, with `training.rematerialize`
 _CALL = 0.2  # s, the time of a call that does several steps
+_LOOK = 500  # steps after which the splines are compared with the nets again
+_ROOM = 4.0  # by how much their error is below the tolerance, for it grows
+_ROOM_AT_FIRST = 100.0  # the same for random nets, with which it grows faster
 
 
 def train(
@@ -167,7 +170,7 @@ class Run:
             state=spread(state, training.zero_stage, devices.everywhere, devices.split),
             frozen=devices.everywhere(frozen),
             scales=scales,
-            basis=_of_first(Model(spec=problem.model, params=problem.params).basis(problem.shortest), devices),
+            basis=_of_first(_first_basis(problem), devices),
             sampler=problem.train.sampler(training.seed, shuffle=True),
             valid_sampler=None if problem.valid is None else problem.valid.sampler(0, shuffle=False),
             validations=full_validations(problem),
@@ -263,8 +266,11 @@ class Run:
                 stop = interruption.is_due(devices)
                 save = done % training.save_freq == 0 or done == last or stop
                 due = [validation for validation in self.validations if validation.is_due(done)]
-                if show or save or due:
+                look = done % _LOOK == 0
+                if show or save or due or look:
                     self._check_finite(recent)
+                if look and self._refined():
+                    step = self._compiled_step()
                 if show:
                     train_errors = self._displayed(metrics, done)
                     valid_errors = self._validate(float(rate(done)) / given.learning_rate.start_lr)
@@ -275,9 +281,6 @@ class Run:
                 for validation in due:
                     validation.run(done, self._weights(), self.basis, lambda at=done: self._checkpoint(completed, at))
                 if save:
-                    # not where the run was interrupted: it has to go on as if it had not been
-                    if done % training.save_freq == 0 and self._refined():
-                        step = self._compiled_step()
                     path = self._saved(keeper, completed, done)
                 if stop:
                     raise interruption.end(done, path)
@@ -286,11 +289,12 @@ class Run:
             changed = shifted_bias(problem.model, weights, problem.learned(weights))
             self.frozen = {**self.frozen, "DeepPot/bias": devices.everywhere(changed["DeepPot"]["bias"])}
             path = self._saved(keeper, completed, last)
+        basis, _ = self._following()
         if problem.moved is not None:
-            self._write_rows(problem.moved)
+            self._write_rows(problem.moved, basis)
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
-        logger.info("%s", summary(problem, self._weights(), self.basis))
+        logger.info("%s", summary(problem, self._weights(), basis))
         return path
 
     # ------------------------------------------------------------------ pieces
@@ -301,6 +305,7 @@ class Run:
             (now := done + len(taken)) == 1
             or now % training.disp_freq == 0
             or now % training.save_freq == 0
+            or now % _LOOK == 0
             or now == self.problem.numb_steps
             or any(validation.is_due(now) for validation in self.validations)
         ):
@@ -386,10 +391,10 @@ class Run:
                 total[name] = total.get(name, 0.0) + len(chosen) * float(value) ** mean_power(name)
         return {name: (value / weight) ** (1 / mean_power(name)) for name, value in total.items()}
 
-    def _write_rows(self, moved: MovedRows) -> None:
+    def _write_rows(self, moved: MovedRows, basis: SplineBasis | None) -> None:
         """Tell what has become of the numbers of the force field, and write its files."""
         problem, devices, weights = self.problem, self.problem.devices, self._weights()["last"]
-        errors = errors_over(problem.model, weights, problem.train, self.basis, SUMMARY_FRAMES)
+        errors = errors_over(problem.model, weights, problem.train, basis, SUMMARY_FRAMES)
         assert problem.train.on_device is not None  # a force field that moves keeps what it needs of all frames
         groups = [devices.local(group)[0][1] for group in problem.train.on_device]
         v = np.asarray(weights[GROUP][LEAF])
@@ -397,7 +402,7 @@ class Run:
         logger.info("the force field, with errors that take the network as it is\n%s", moved.table(known))
         for changed in moved.changed_charges(v):
             logger.warning("%s", changed)
-        found = parities(problem, weights, self.basis)  # of which all ranks compute parts
+        found = parities(problem, weights, basis)  # of which all ranks compute parts
         files = moved.write(Path(problem.given.training.xml_dir), v, known, found) if devices.writes else []
         logger.info("the force field is in %s", ", ".join(map(str, files)))
 
@@ -410,23 +415,31 @@ class Run:
         return {name: merge(some, self.frozen) for name, some in whole.items()}
 
     def _refined(self) -> bool:
-        """Measure the error of the splines again; take a better basis where the weights have outgrown it."""
-        descriptor, type_map = self.problem.model.descriptor, self.problem.model.type_map
-        if self.basis is None:
-            return False
-        inner, devices = self._weights()["last"]["DeepPot"]["descriptor"], self.problem.devices
-        error = float(devices.from_first(np.array(descriptor.spline_error(inner, type_map, self.basis))))
-        logger.debug("error of the splines: %.1e with %d functions", error, self.basis.n)
-        if error <= descriptor.tolerance():
-            return False
+        """Take better splines where the weights have outgrown them; whether they have."""
         old = self.basis
-        self.basis = _of_first(descriptor.choose_basis(inner, type_map, old.upper), devices)
+        if old is None:
+            return False
+        self.basis, error = self._following()
+        if self.basis == old:
+            return False
         now = "the direct path" if self.basis is None else f"{self.basis.n} functions"
         logger.info(
             "splines: the error %.1e of %d functions exceeds the tolerance %.1e; from here on %s",
-            error, old.n, descriptor.tolerance(), now,
+            error, old.n, self.problem.model.descriptor.tolerance(), now,
         )  # fmt: skip
         return True
+
+    def _following(self) -> tuple[SplineBasis | None, float]:
+        """Splines that follow the nets as they are, and the error of those in use."""
+        descriptor, type_map, devices = self.problem.model.descriptor, self.problem.model.type_map, self.problem.devices
+        if self.basis is None:
+            return None, 0.0
+        inner = self._weights()["last"]["DeepPot"]["descriptor"]
+        error = float(devices.from_first(np.array(descriptor.spline_error(inner, type_map, self.basis))))
+        logger.debug("error of the splines: %.1e with %d functions", error, self.basis.n)
+        if error <= descriptor.tolerance():
+            return self.basis, error
+        return _of_first(descriptor.choose_basis(inner, type_map, self.basis.upper, room=_ROOM), devices), error
 
     def _saved(self, keeper: ckpt.Keeper, completed: dict[str, Any], step: int) -> Path:
         """Write a checkpoint; where it is."""
@@ -458,10 +471,18 @@ def _steps_in_a_call(seconds: float, most: int) -> int:
     return max(1, min(most, int(_CALL / max(seconds, 1e-6))))
 
 
+def _first_basis(problem: Problem) -> SplineBasis | None:
+    """Splines that follow the nets for some hundred steps."""
+    model, inner = problem.model, problem.params["DeepPot"]["descriptor"]
+    upper = spline_range(model, problem.shortest)
+    return model.descriptor.choose_basis(inner, model.type_map, upper, room=_ROOM_AT_FIRST)
+
+
 def _of_first(basis: SplineBasis | None, devices: Devices) -> SplineBasis | None:
     """What the first rank has chosen: processors of other kinds round differently, and all need the same program."""
-    n, upper = devices.from_first(np.array([0.0, 0.0] if basis is None else [basis.n, basis.upper])).tolist()
-    return SplineBasis(n=int(n), upper=upper) if n else None
+    given = [0.0, 0.0, 0.0] if basis is None else [basis.n, basis.upper, basis.scale]
+    n, upper, scale = devices.from_first(np.array(given)).tolist()
+    return SplineBasis(n=int(n), upper=upper, scale=scale) if n else None
 
 
 def _optimizer(problem: Problem, scales: dict[str, Any]) -> Any:

@@ -78,12 +78,18 @@ class Problem:
         return replace(self.train, systems=[self.moved.part.without(system, rows) for system in self.train.systems])
 
     def rules(self) -> tuple[Rule, ...]:
-        """What trains: the keys `trainable` of the sections, then the rules of the optimiser."""
+        """What trains: the keys `trainable` of the sections, the rules of `parameters`, then those of the optimiser."""
         fitting = self.model.fitting_net.trainable
         layers = fitting if isinstance(fitting, tuple) else (fitting,) * (len(self.model.fitting_net.neuron) + 1)
         frozen = [] if self.model.descriptor.trainable else ["DeepPot/descriptor/embeddings/*"]
         frozen += [f"DeepPot/fitting/nets/*/{k}/*" for k, trained in enumerate(layers) if not trained]
-        return (*(Rule(select=pattern, train=False) for pattern in frozen), *self.given.optimizer.rules)
+        stay = (Rule(select=pattern, train=False) for pattern in frozen)
+        start_lr, parameters = self.given.learning_rate.start_lr, self.given.parameters
+        told = (
+            Rule(select=rule.select, train=rule.treatment.train, lr_scale=(rule.treatment.lr or start_lr) / start_lr)
+            for rule in (() if parameters is None else parameters.of_network)
+        )
+        return (*stay, *told, *self.given.optimizer.rules)
 
 
 def prepare(

@@ -7,7 +7,7 @@ import pytest
 
 from diffff.descriptors.radial import DEGREE, SplineBasis, spline_weights
 
-BASIS = SplineBasis(12, 1.5)
+BASIS = SplineBasis(12, 1.5, 0.4)
 S = np.linspace(0.0, BASIS.upper, 300)
 
 
@@ -41,10 +41,30 @@ def test_the_design_matrix_on_the_host_is_the_same():
 
 @pytest.mark.parametrize("degree", range(DEGREE + 1))
 def test_polynomials_up_to_degree_five_are_reproduced(degree):
-    coefficients = BASIS.coefficients(jnp.asarray(BASIS.sites**degree)[:, None])[:, 0]
+    """Of the logarithm in which the knots are evenly spaced."""
+    x = np.log1p(S / BASIS.scale)
+    coefficients = BASIS.coefficients(jnp.asarray(np.log1p(BASIS.sites / BASIS.scale) ** degree)[:, None])[:, 0]
     values, slopes = dense(BASIS, S)
-    np.testing.assert_allclose(values @ coefficients, S**degree, rtol=0, atol=2e-12)
-    np.testing.assert_allclose(slopes @ coefficients, degree * S ** max(degree - 1, 0), rtol=0, atol=2e-11)
+    np.testing.assert_allclose(values @ coefficients, x**degree, rtol=0, atol=2e-12)
+    wanted = degree * x ** max(degree - 1, 0) / (S + BASIS.scale)
+    np.testing.assert_allclose(slopes @ coefficients, wanted, rtol=0, atol=2e-11)
+
+
+def test_knots_are_as_far_apart_as_their_place_and_the_scale_say():
+    basis = SplineBasis(2000, 1.5, 0.1)
+    between = np.diff(basis.evenly(basis.n - DEGREE + 1))
+    np.testing.assert_allclose(between / between[0], (basis.evenly(basis.n - DEGREE + 1)[:-1] + 0.1) / 0.1, rtol=1e-9)
+
+
+def test_structure_at_small_arguments_is_followed():
+    """A step of the width 0.02, which a uniform grid meets with the same number of functions only once."""
+
+    def error(scale):
+        basis, s = SplineBasis(128, 1.2, scale), np.linspace(0.0, 1.2, 3000)
+        f = lambda s: np.tanh((s - 0.03) / 0.01)  # noqa: E731
+        return np.abs(basis.design_matrix(s) @ basis.from_sites @ f(basis.sites) - f(s)).max()
+
+    assert error(0.1) < 0.01 * error(1e6)
 
 
 def test_slopes_are_the_derivatives_of_the_values():
@@ -60,12 +80,12 @@ def test_sites_cover_the_range_and_are_interpolated():
     assert sites.shape == (12,) and sites[0] == 0.0 and sites[-1] == pytest.approx(1.5, rel=1e-15)
     assert (np.diff(sites) > 0).all()
     np.testing.assert_allclose(BASIS.from_sites @ BASIS.design_matrix(sites), np.eye(12), atol=1e-11)
-    assert np.linalg.cond(SplineBasis(256, 1.5).from_sites) < 1e5
+    assert np.linalg.cond(SplineBasis(256, 1.5, 0.1).from_sites) < 1e5
 
 
 @pytest.mark.parametrize("upper", [1.1**3, 1.1**-2, 0.7])
 def test_the_largest_site_is_not_beyond_the_range(upper):
-    basis = SplineBasis(24, upper)
+    basis = SplineBasis(24, upper, 0.1)
     assert np.isfinite(basis.values(jnp.asarray(basis.sites))[1]).all()
 
 
@@ -77,7 +97,7 @@ def test_beyond_the_range_there_is_no_number():
 
 def test_the_error_falls_with_the_sixth_power_of_the_spacing():
     def error(n):
-        basis = SplineBasis(n + DEGREE, 1.5)
+        basis = SplineBasis(n + DEGREE, 1.5, 1.0)
         matrix = basis.design_matrix(S) @ basis.from_sites
         return np.abs(matrix @ np.sin(4 * basis.sites) - np.sin(4 * S)).max()
 
@@ -92,6 +112,6 @@ def test_single_precision_stays_single():
 
 
 def test_the_smallest_basis_is_one_polynomial():
-    basis = SplineBasis(6, 2.0)
-    assert basis.spacing == 2.0
+    basis = SplineBasis(6, 2.0, 1.0)
+    assert basis.spacing == pytest.approx(np.log(3.0), rel=1e-15)
     np.testing.assert_allclose(basis.values(jnp.array([0.3, 1.9]))[1].sum(axis=1), 1.0, rtol=1e-14)

@@ -160,7 +160,7 @@ def test_spline_path_gives_deepmd_numbers_within_its_error(models: dict[str, Mod
             with pytest.raises(diffff.InputError, match="no spline of up to"):
                 with_path(model, evaluation="spline").basis(SHORTEST)
             continue
-        basis = SplineBasis(256, spline_range(model.spec, SHORTEST))
+        basis = SplineBasis(256, spline_range(model.spec, SHORTEST), 0.1)
         assert descriptor.spline_error(params, model.type_map, basis) < 1e-10
         found = predicted(model, case, basis)
         for name in stored(case):
@@ -213,7 +213,7 @@ def test_contract_of_a_term(models: dict[str, Model], name: str, path: str) -> N
     model = models["two_side_exclude"]
     coord, box, types = geometry("small")
     box = None if name == "molecule" else box + np.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [-0.6, 0.8, 0.0]])
-    basis = None if path == "direct" else SplineBasis(96, spline_range(model.spec, 0.5))
+    basis = None if path == "direct" else SplineBasis(96, spline_range(model.spec, 0.5), 0.1)
     check_term(
         bind(model.spec, types, basis),
         model.params["DeepPot"],

@@ -31,7 +31,7 @@ def made(step):
         step=step,
         model=MODEL,
         input={"model": {"type_map": ["O", "H"]}},
-        basis=SplineBasis(24, 1.5),
+        basis=SplineBasis(24, 1.5, 0.1),
         parts={
             "trained": {name: leaf for name, leaf in LEAVES.items() if name not in frozen},
             "frozen": frozen,
@@ -48,7 +48,7 @@ def steps(folder):
 def test_everything_comes_back_bit_for_bit(tmp_path):
     ckpt.save(tmp_path / "a.h5", made(12))
     found = ckpt.read(tmp_path / "a.h5")
-    assert (found.step, found.model, found.basis, found.input) == (12, MODEL, SplineBasis(24, 1.5), made(12).input)
+    assert (found.step, found.model, found.basis, found.input) == (12, MODEL, SplineBasis(24, 1.5, 0.1), made(12).input)
     wanted, back = small.flat(made(12).parts), small.flat(found.parts)
     assert back.keys() == wanted.keys()
     for name, array in wanted.items():

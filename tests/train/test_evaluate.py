@@ -10,7 +10,7 @@ from diffff.data.systems import read_systems
 from diffff.errors import InputError
 from diffff.model import Model
 from diffff.potentials.deep import DeepModel
-from diffff.train import evaluate, plot
+from diffff.train import evaluate, plot, testing
 from diffff.train.details import DetailFiles
 from diffff.train.evaluate import Errors, compare
 from tests.train.made_systems import write_mixed_system, write_system
@@ -40,11 +40,11 @@ def model():
 @pytest.fixture
 def run(model, monkeypatch, caplog):
     """Test the model; gives the errors, and what was printed in `run.text()`."""
-    monkeypatch.setattr(evaluate, "load_model_of", lambda path, whole: model)
+    monkeypatch.setattr(testing, "load_model_of", lambda path, whole: model)
     caplog.set_level(logging.INFO, logger="diffff")
 
     def run(**options) -> Errors:
-        return evaluate.test(Path("model.dp"), **options)
+        return testing.test(Path("model.dp"), **options)
 
     run.text = lambda: [record.getMessage() for record in caplog.records]
     return run
@@ -218,14 +218,14 @@ def test_virtual_atoms_of_a_mixed_system(tmp_path, model, run):
 
 def test_frame_and_atomic_parameters(tmp_path, monkeypatch):
     model = make_model(numb_fparam=1, numb_aparam=1)
-    monkeypatch.setattr(evaluate, "load_model_of", lambda path, whole: model)
+    monkeypatch.setattr(testing, "load_model_of", lambda path, whole: model)
     system = write_system(tmp_path / "a", (2,))
     with pytest.raises(InputError, match=r"fparam\.npy"):
-        evaluate.test(Path("model.dp"), system=str(system))
+        testing.test(Path("model.dp"), system=str(system))
     fparam, aparam = np.array([[0.5], [-0.5]]), np.arange(6.0).reshape(2, 3)
     np.save(system / "set.000/fparam.npy", fparam)
     np.save(system / "set.000/aparam.npy", aparam)
-    evaluate.test(Path("model.dp"), system=str(system), detail_file=tmp_path / "out")
+    testing.test(Path("model.dp"), system=str(system), detail_file=tmp_path / "out")
     coord, box = (np.load(system / f"set.000/{name}.npy") for name in ("coord", "box"))
     energy, *_ = model.eval(coord, box, [1, 0, 1], fparam=fparam, aparam=aparam)
     assert np.loadtxt(tmp_path / "out.e.out")[:, 1] == pytest.approx(energy[:, 0], rel=1e-12)
@@ -234,7 +234,7 @@ def test_frame_and_atomic_parameters(tmp_path, monkeypatch):
 def test_chunks_change_nothing(tmp_path, run, monkeypatch):
     system = str(write_system(tmp_path / "a", (5,)))
     whole = run(system=system, detail_file=tmp_path / "whole")
-    monkeypatch.setattr(evaluate, "CHUNK_ATOMS", 7)
+    monkeypatch.setattr(testing, "CHUNK_ATOMS", 7)
     assert run(system=system, detail_file=tmp_path / "parts").rmse("f") == pytest.approx(whole.rmse("f"), rel=1e-12)
     assert (tmp_path / "parts.f.out").read_text() == (tmp_path / "whole.f.out").read_text()
 

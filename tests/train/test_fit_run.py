@@ -224,6 +224,7 @@ def broken(folder, name):
     rest = RULES[-1]
     changes = {
         "rule without effect": {"parameters": {"rules": [{"select": "Harmonc*"}, *RULES]}},
+        "network": {"parameters": {"rules": [{"select": "DeepPot/*"}, *RULES]}},
         "uncovered": {"parameters": {"rules": RULES[:1]}},
         "nothing moves": {"parameters": {"rules": RULES[1:]}},
         "bounds": {"parameters": {"rules": [rule | {"treatment": {"bounds": [2, 1]}}, rest]}},
@@ -277,6 +278,7 @@ def broken(folder, name):
     ("name", "sentence"),
     [
         ("rule without effect", 'parameters.rules[0]: "Harmonc*" selects nothing. The arrays are HarmonicAngle'),
+        ("network", '"DeepPot/*" is for the weights of a network, but the model has none to train'),
         ("uncovered", "no rule is for NonbondedForce/"),
         ("nothing moves", "all numbers are kept as they are"),
         ("bounds", "$.parameters.rules[0].treatment: bounds are [2.0, 1.0]; the first must be the smaller one"),

@@ -28,7 +28,7 @@ from diffff.train.config import read_input
 from diffff.train.data_errors import errors_of_nothing
 from diffff.train.evaluate import Errors, Sums, evaluate
 from diffff.train.force_field import FREE
-from diffff.train.groups import merge, partition
+from diffff.train.groups import learning_rate_scales, merge, partition
 from diffff.train.setup import prepare
 from diffff.train.start import start
 from diffff.train.step import batch_loss
@@ -143,6 +143,23 @@ def test_weights_count(folder):
 
 
 @pytest.mark.slow
+def test_rules_are_for_weights_of_the_network_too(folder):
+    """They come before those of the optimiser."""
+    rules = [
+        {"select": "DeepPot/descriptor/*", "treatment": {"train": False}},
+        RULES[0],
+        {"select": "DeepPot/fitting/nets/O/*", "treatment": {"lr": 1e-4}},
+        RULES[1],
+    ]
+    optimizer = {"type": "Adam", "rules": [{"select": "*", "lr_scale": 3.0}]}
+    problem = problem_of(folder, sum_input(parameters={"rules": rules}, optimizer=optimizer))
+    scales = learning_rate_scales({"DeepPot": problem.params["DeepPot"]}, problem.rules())
+    assert not any(path.startswith("DeepPot/descriptor/") for path in scales)
+    of_oxygen = {path: scale for path, scale in scales.items() if "/nets/O/" in path}
+    assert set(of_oxygen.values()) == {pytest.approx(0.1)} and set(scales.values()) == {3.0, *of_oxygen.values()}
+    assert problem.moved is not None and problem.moved.free.n_free == 4
+
+
 def test_rows_and_weights_have_exact_derivatives(folder):
     """Of the loss of a batch, against differences, in all free variables of the rows and in some weights."""
     problem = problem_of(folder, sum_input(parameters=MOVING))
@@ -273,6 +290,11 @@ def _check_the_sum_in_use(folder, path):
         ({"parameters": {"rules": [{"select": "Harmonx"}, *RULES]}}, 'parameters.rules[0]: "Harmonx" selects nothing'),
         ({"parameters": {**MOVING, "prior_weight": None}}, "priors need prior_weight"),
         ({"parameters": {"rules": RULES, "prior_weight": 1.0}}, "no rule has a prior; remove it"),
+        ({"parameters": {"rules": [*RULES, {"select": "DeepPot/none/*"}]}}, 'rule for "DeepPot/none/*" selects no'),
+        (
+            {"parameters": {"rules": [*RULES, {"select": "DeepPot/*", "treatment": {"scale": 1.0}}]}},
+            'rules[2]: "DeepPot/*" is for weights of a network, which have train and lr only',
+        ),
         ({"model": {"weights": [1.0, 0.5]}}, "the network that is trained has the weight 1"),
         ({"model": {"weights": [1.0]}}, "has 1 weights for 2 models"),
         ({"model": {"type": "linear_ener"}}, "linear_ener without weights takes the mean"),

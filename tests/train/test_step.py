@@ -104,7 +104,7 @@ def test_what_stands_in_an_empty_slot_has_no_effect(problem):
 def test_rematerialized_nets_give_the_same_loss_and_gradient(problem):
     """`training.rematerialize`: the nets and the sums over neighbours in blocks, here of one atom and 32 pairs."""
     model = problem.model
-    basis = SplineBasis(48, spline_range(model, problem.shortest))
+    basis = SplineBasis(64, spline_range(model, problem.shortest), 0.1)
     group, indices = problem.train.locate(0, np.array([0, 1]))
     batch = group.take(indices)
 
