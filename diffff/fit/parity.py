@@ -70,8 +70,8 @@ def compare(splits: Mapping[str, Iterable[FitSystem]], before: Any, after: Any, 
     return found
 
 
-def write_parity(folder: Path, parities: Sequence[Parity]) -> None:
-    """Write ``folder/parity.h5``: groups ``split/number of the system/target`` with the arrays of `Parity`.
+def write_parity(folder: Path, parities: Sequence[Parity], name: str = FILE) -> None:
+    """Write ``folder/parity.h5``, or another name: groups ``split/number of the system/target`` with `Parity`'s arrays.
 
     Raises:
         InputError: the file cannot be written.
@@ -90,17 +90,17 @@ def write_parity(folder: Path, parities: Sequence[Parity]) -> None:
             part.attrs.update({"unit": one.unit, "sigma": one.sigma})
             for array in _ARRAYS:
                 part[array] = getattr(one, array)
-    with replacing(folder / FILE) as path:
+    with replacing(folder / name) as path:
         path.write_bytes(content.getvalue())
 
 
-def read_parity(folder: Path) -> list[Parity]:
-    """Read ``folder/parity.h5``.
+def read_parity(folder: Path, name: str = FILE) -> list[Parity]:
+    """Read ``folder/parity.h5``, or another name.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    path, found = folder / FILE, []
+    path, found = folder / name, []
     try:
         with h5py.File(path) as file:
             for split, systems in file.items():
@@ -111,5 +111,5 @@ def read_parity(folder: Path) -> list[Parity]:
                         head = (split, str(group.attrs["system"]), target, str(part.attrs["unit"]))
                         found.append(Parity(*head, float(part.attrs["sigma"]), *arrays))
     except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}). It stands beside fit.json at the end of a fit.") from None
+        raise InputError(f"{path}: cannot be read ({error}). A run writes it at its end.") from None
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from diffff.fit.information import RANK_TOLERANCE
 from diffff.fit.notes import with_error
 from diffff.fit.parity import Parity
-from diffff.fit.record import pooled
+from diffff.fit.record import errors_of, pooled
 from diffff.fit.standing import UNKNOWN
 from diffff.report import figures
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, table, tag
@@ -21,8 +21,8 @@ _IN_SIGMAS = (
     "distribution. All error bars are for a scatter of {}, as the residuals show it."
 )
 _OF_SUM = (
-    "Before: the force field of the files, alone; after: the sum of force field and network at the end. Energies are "
-    "relative to their mean over the frames of a system. Of large training data some frames are looked at."
+    "Before: the other parts of the sum, as the files had them; after: the sum with the network at the end. Energies "
+    "are relative to their mean over the frames of a system. Of large training data some frames are looked at."
 )
 _AS_IT_IS = "Errors take the network as it is: what it could take over from a number is not in them."
 _MOST_ROWS = 12  # of an array in a figure
@@ -47,18 +47,21 @@ def sections(record: dict[str, Any], parities: Sequence[Parity]) -> list[Section
     return [part for part in parts if part.content]
 
 
-def of_sum(rows: dict[str, Any], parities: Sequence[Parity]) -> list[Section]:
-    """What has become of a force field that was trained with a network, and what both together say."""
+def of_sum(rows: dict[str, Any] | None, parities: Sequence[Parity]) -> list[Section]:
+    """What a network says together with the other parts of its sum, and what has become of numbers of these, if any."""
     words, quiet = tag("p", _OF_SUM, class_="quiet"), tag("p", _AS_IT_IS, class_="quiet")
     wide = "Deviations of the sum in units of their root mean square over the training frames."
     parts = [
         Section("parity", "Predictions and reference", join([words, _parity(parities, "model")])),
-        Section("errors", "Errors by system", join(_errors(rows["errors"], _OF_SUM))),
+        Section("errors", "Errors by system", join(_errors([errors_of(one) for one in parities], _OF_SUM))),
         Section("residuals", "Residuals", _residuals(parities, wide)),
-        Section("moves", "How far the numbers of the force field moved", _moves(rows["numbers"])),
-        Section("directions", "What the data determine, the network being as it is", _directions(rows)),
-        Section("numbers", "Numbers of the force field", join([quiet, _numbers(rows["numbers"])])),
     ]
+    if rows is not None:
+        parts += [
+            Section("moves", "How far the numbers of the force field moved", _moves(rows["numbers"])),
+            Section("directions", "What the data determine, the network being as it is", _directions(rows)),
+            Section("numbers", "Numbers of the force field", join([quiet, _numbers(rows["numbers"])])),
+        ]
     return [part for part in parts if part.content]
 
 

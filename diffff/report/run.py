@@ -93,9 +93,12 @@ def _of_training(folder: Path) -> list[Section]:
         parts.append(Section("validation", "All validation frames", _validation(read_lcurve(val_log))))
         files.append(val_log)
     xml_dir = folder / training.get("xml_dir", "fitted")
+    checkpoint = folder / (training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
+    of_sum = checkpoint.with_suffix(".parity.h5")
     if rows := read_rows(xml_dir):
         parts += fit.of_sum(rows, parity.read_parity(xml_dir))
-    checkpoint = folder / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
+    elif of_sum.is_file():
+        parts += fit.of_sum(None, parity.read_parity(of_sum.parent, of_sum.name))
     origin: dict[str, Any] = {"input": given, "versions": {}}
     if checkpoint.is_file():
         files.append(checkpoint)

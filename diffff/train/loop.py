@@ -17,6 +17,7 @@ from diffff import spec
 from diffff.descriptors.radial import SplineBasis
 from diffff.errors import InputError
 from diffff.fit.parameters import rates
+from diffff.fit.parity import write_parity
 from diffff.input_file import write_completed
 from diffff.model import Model, spline_range
 from diffff.train import checkpoint as ckpt
@@ -34,7 +35,7 @@ from diffff.train.lcurve import LearningCurve
 from diffff.train.memory import bytes_of
 from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
-from diffff.train.outputs import without_rows
+from diffff.train.outputs import parity_of_sum, without_rows
 from diffff.train.progress import Progress
 from diffff.train.restart import device_changes, input_changes
 from diffff.train.room import require_room_for_errors, require_room_for_steps
@@ -231,7 +232,7 @@ class Run:
         devices = problem.devices
         if devices.writes:
             keeper.check_directory()
-            without_rows(Path(training.xml_dir))
+            without_rows(training)
         rate = given.learning_rate.bind(last)
         step = self._compiled_step()
         self._require_room(step)
@@ -266,7 +267,7 @@ class Run:
                 stop = interruption.is_due(devices)
                 save = done % training.save_freq == 0 or done == last or stop
                 due = [validation for validation in self.validations if validation.is_due(done)]
-                look = done % _LOOK == 0
+                look = done % _LOOK == 0 or done % training.save_freq == 0
                 if show or save or due or look:
                     self._check_finite(recent)
                 if look and self._refined():
@@ -292,6 +293,10 @@ class Run:
         basis, _ = self._following()
         if problem.moved is not None:
             self._write_rows(problem.moved, basis)
+        elif given.is_sum:
+            found = parities(problem, self._weights()["last"], basis)  # of which all ranks compute parts
+            if devices.writes:
+                write_parity(keeper.prefix.parent, found, parity_of_sum(training))
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
         logger.info("%s", summary(problem, self._weights(), basis))

@@ -14,7 +14,7 @@ from diffff.fit.parity import FILE as PARITY
 from diffff.fit.record import FILE as RECORD
 from diffff.frontend.forcefield import ForceField
 from diffff.train.checkpoint import SUFFIX
-from diffff.train.config import Input
+from diffff.train.config import Input, Training
 from diffff.train.fit_config import FitInput
 
 Outputs = Mapping[str, Sequence[Path]]
@@ -58,13 +58,19 @@ def outputs_of_training(given: Input, field: ForceField | None, output: Path) ->
     training, validating = given.training, given.validating
     checkpoints = Path(training.save_dir or ".") / training.save_ckpt
     folder = Path(training.xml_dir)
+    parity = [checkpoints.parent / parity_of_sum(training)] if given.is_sum and field is None else []
     return {
         "--output": [output],
         "training.disp_file": [Path(training.disp_file)],
-        "training.save_ckpt": [Path(f"{checkpoints}{SUFFIX}"), checkpoints.parent / "checkpoint"],
         "validating.full_val_file": [Path(validating.full_val_file)] if validating.is_on else [],
+        "training.save_ckpt": [Path(f"{checkpoints}{SUFFIX}"), checkpoints.parent / "checkpoint", *parity],
         "training.xml_dir": [] if field is None else [*field.places_in(folder), folder / ROWS, folder / PARITY],
     }
+
+
+def parity_of_sum(training: Training) -> str:
+    """Name of the file, beside the checkpoints, of what a sum says at the end whose other parts stay as they are."""
+    return f"{training.save_ckpt}.parity.h5"
 
 
 def check_outputs(outputs: Outputs, inputs: Inputs) -> None:
@@ -94,10 +100,11 @@ def without_record(folder: Path) -> None:
         discard(folder / name)
 
 
-def without_rows(folder: Path) -> None:
-    """The same of what an earlier training has left of the numbers of a force field."""
+def without_rows(training: Training) -> None:
+    """The same of what an earlier training of a sum has left."""
     for name in (ROWS, PARITY):
-        discard(folder / name)
+        discard(Path(training.xml_dir) / name)
+    discard(Path(training.save_dir or ".") / parity_of_sum(training))
 
 
 def _is_data(file: Path, inputs: Inputs) -> bool:

@@ -1,4 +1,4 @@
-"""What a sum of a force field and a network says beside the data, and what the force field of the files said alone."""
+"""What a sum with a network says beside the data, and what its other parts said alone at the start."""
 
 import numpy as np
 
@@ -15,10 +15,11 @@ UNITS = {"energy": "eV", "force": "eV/Å", "virial": "eV"}
 def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> list[Parity]:
     """Each target of each system, before and after the training; energies relative to their mean over its frames.
 
-    Sigmas are the root mean square errors of the sum over the training frames.
+    Sigmas are the root mean square errors of the sum over the training frames. Forces are left out for systems whose
+    frames differ in their atoms.
 
     Args:
-        problem: what was trained on what, with a force field.
+        problem: what was trained on what, in a sum.
         params: parameter tree at the end.
         basis: spline functions, or None for the direct path.
     """
@@ -34,10 +35,11 @@ def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> lis
     return [one._replace(sigma=sigmas[one.target] or 1.0) for one in found]
 
 
-def _of_system(split: str, said: Predicted, trained: System, of_field: OfBaseline) -> list[Parity]:
-    measured, left = of_field.measured[said.system], of_field.left[said.system]
+def _of_system(split: str, said: Predicted, trained: System, baseline: OfBaseline) -> list[Parity]:
+    measured, left = baseline.measured[said.system], baseline.left[said.system]
     found = []
-    for target in (target for target in UNITS if target in measured.labels):
+    known = [target for target in UNITS if target in measured.labels and (target != "force" or measured.real is None)]
+    for target in known:
         reference, rest, wanted = (one.labels[target][said.frames] for one in (measured, left, trained))
         arrays = [reference, reference - rest, said.values[target] + (reference - wanted)]
         if target == "energy":

@@ -10,11 +10,13 @@ import diffff
 from diffff import units
 from diffff.data.systems import System
 from diffff.errors import InputError
+from diffff.fit.parity import read_parity
 from diffff.formats.deepmd import save_model as save_model_file
 from diffff.frontend.forcefield import ForceField
 from diffff.md.calculator import Calculator
 from diffff.model import Model
 from diffff.model_input import Deep, Sum, Xml
+from diffff.report.run import report
 from diffff.structure import Structure
 from diffff.train import checkpoint as ckpt
 from diffff.train.baseline import FrozenDeep
@@ -116,6 +118,7 @@ def test_frames_that_differ_in_their_atoms(folder):
 def test_a_sum_of_three_in_use(folder, moving):
     """Force field, a Deep Potential and the network on both give the energies whose errors the training has printed."""
     base = save_model("base.dp", 3)
+    (folder / "model.ckpt.parity.h5").write_bytes(b"of an earlier run")
     given = on_top_of(XML_PART, {"type": "deep", "file": "base.dp"}, **({"parameters": MOVING} if moving else {}))
     start(write_input(folder, given), output=folder / "out.json")
     ckpt.freeze(folder / "model.ckpt-6.h5", folder / "model.dp")
@@ -135,12 +138,27 @@ def test_a_sum_of_three_in_use(folder, moving):
     np.testing.assert_allclose(
         energy, parts + np.array([alone(one).energy for one in x]) / units.KJ_PER_MOL_PER_EV, atol=1e-8
     )
-    error = np.sqrt(np.mean((energy - np.load("train/set.000/energy.npy")) ** 2)) / 4
+    reference = np.load("train/set.000/energy.npy")
+    error = np.sqrt(np.mean((energy - reference) ** 2)) / 4
+    _check_the_report(folder, moving, reference, energy)
     given["training"] = {**given["training"], "numb_steps": 7, "disp_freq": 7}
     given["training"]["training_data"]["batch_size"] = 8
     start(write_input(folder, given), restart=folder / "model.ckpt-6.h5", output=folder / "out.json")
     last = float((folder / "lcurve.out").read_text().splitlines()[-1].split()[2])
     np.testing.assert_allclose(last, error, rtol=0.01)
+
+
+def _check_the_report(folder, moving, reference, energy):
+    """What stands there of the end of the run are the predictions of the sum."""
+    assert (folder / "model.ckpt.parity.h5").is_file() != moving
+    found = read_parity(folder / "fitted") if moving else read_parity(folder, "model.ckpt.parity.h5")
+    (one,) = [one for one in found if one.target == "energy"]
+    order = np.argsort(reference)
+    np.testing.assert_allclose(np.sort(one.reference), (reference - reference.mean())[order], atol=1e-9)
+    np.testing.assert_allclose(one.after[np.argsort(one.reference)], (energy - energy.mean())[order], atol=1e-8)
+    page = report(folder).read_text()
+    assert 'id="parity-train-force-figure_1"' in page and "Residuals" in page
+    assert ("Numbers of the force field" in page) == moving
 
 
 BAD = {
