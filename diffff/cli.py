@@ -148,7 +148,14 @@ def train(
 
 
 @main.command()
-@click.option("-m", "--model", type=FILE, default="frozen_model.dp", show_default=True, help="The model file.")
+@click.option(
+    "-m",
+    "--model",
+    type=FILE,
+    default="frozen_model.dp",
+    show_default=True,
+    help="The model file, a checkpoint, or an input.json whose model is a force field or a sum.",
+)
 @click.option(
     "-s", "--system", type=str, help="The data: directories below this one, or FILE.hdf5#/group.  [default: .]"
 )

@@ -8,7 +8,7 @@
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Model:
         *,
         fparam: np.ndarray | Sequence[float] | None = None,
         aparam: np.ndarray | None = None,
+        name: str = "DeepPot",
     ) -> Potential:
         """The potential for atoms of these types, in nm and kJ/mol.
 
@@ -90,6 +91,8 @@ class Model:
             shortest: closest approach of two atoms that the splines must cover, Å; below it the energy is NaN.
             fparam: shape ``(numb_fparam,)``, the same in all that follows; None: those of the model, if it has them.
             aparam: shape ``(n_atoms, numb_aparam)``, likewise.
+            name: under which its parameters, ``model.params["DeepPot"]``, stand in the tree; in a sum of two models
+                one needs another.
 
         Raises:
             InputError: a type that the model lacks, no atoms, or frame or atomic parameters that are missing, of
@@ -108,11 +111,12 @@ class Model:
         if not 0.0 < shortest < np.inf:
             raise InputError(f"shortest is {shortest} Å; give a positive number.")
         extra = self._extra(fparam, aparam, len(types))
-        for name, values in extra.items():
+        for key, values in extra.items():
             if values is not None and len(values) > 1:
-                raise InputError(f"{name}: {values.size} numbers are given, but the potential takes {values[0].size}.")
-        one = {name: None if values is None else values[0] for name, values in extra.items()}
-        return Potential(terms=(bind(self.spec, types, self.basis(shortest), **one),), n_atoms=len(types))
+                raise InputError(f"{key}: {values.size} numbers are given, but the potential takes {values[0].size}.")
+        one = {key: None if values is None else values[0] for key, values in extra.items()}
+        term = replace(bind(self.spec, types, self.basis(shortest), **one), name=name)
+        return Potential(terms=(term,), n_atoms=len(types))
 
     def eval(
         self,

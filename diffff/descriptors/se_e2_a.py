@@ -234,11 +234,13 @@ class SeE2A(Spec):
     ) -> SplineBasis | None:
         """Smallest basis up to ``upper`` (1/Å) whose measured error is below the tolerance; None: the direct path.
 
+        It is below ``tolerance / room`` if any basis is.
+
         Args:
             params: of the descriptor.
             type_map: names of the types.
             upper: largest s, 1/Å.
-            room: by how much the tolerance may be divided, for nets that are going to change.
+            room: of nets that are going to change.
 
         Raises:
             InputError: splines are asked for, but no basis of up to 1024 functions is good enough.
@@ -249,9 +251,10 @@ class SeE2A(Spec):
         for n in _SIZES:
             basis = SplineBasis(n, upper, _SCALE / self.rcut)
             error = self.spline_error(params, type_map, basis)
-            found = basis if error <= self.tolerance() else found
             if error <= self.tolerance() / room:
-                break
+                return basis
+            if found is None and error <= self.tolerance():
+                found = basis
         if found is not None:
             return found
         if self.evaluation == "auto":

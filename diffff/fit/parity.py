@@ -70,8 +70,8 @@ def compare(splits: Mapping[str, Iterable[FitSystem]], before: Any, after: Any, 
     return found
 
 
-def write_parity(folder: Path, parities: Sequence[Parity], name: str = FILE) -> None:
-    """Write ``folder/parity.h5``, or another name: groups ``split/number of the system/target`` with `Parity`'s arrays.
+def write_parity(path: Path, parities: Sequence[Parity]) -> None:
+    """Write a file with groups ``split/number of the system/target`` with the arrays of `Parity`.
 
     Raises:
         InputError: the file cannot be written.
@@ -90,17 +90,17 @@ def write_parity(folder: Path, parities: Sequence[Parity], name: str = FILE) -> 
             part.attrs.update({"unit": one.unit, "sigma": one.sigma})
             for array in _ARRAYS:
                 part[array] = getattr(one, array)
-    with replacing(folder / name) as path:
-        path.write_bytes(content.getvalue())
+    with replacing(path) as beside:
+        beside.write_bytes(content.getvalue())
 
 
-def read_parity(folder: Path, name: str = FILE) -> list[Parity]:
-    """Read ``folder/parity.h5``, or another name.
+def read_parity(path: Path) -> list[Parity]:
+    """Read such a file.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    path, found = folder / name, []
+    found = []
     try:
         with h5py.File(path) as file:
             for split, systems in file.items():

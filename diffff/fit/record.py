@@ -12,6 +12,7 @@ from diffff.errors import InputError
 from diffff.files import replacing
 from diffff.fit.free import Free
 from diffff.fit.number_record import directions, entries, finite
+from diffff.fit.parity import FILE as PARITY
 from diffff.fit.parity import Parity, compare, write_parity
 from diffff.fit.problem import FitSystem, Sigmas
 from diffff.fit.rules import Numbers
@@ -69,7 +70,7 @@ def write_record(
     """
     parities = compare({"train": train, "valid": valid}, tree.unflatten(free.base), fit.params, sigmas)
     content = record(fit, found, free, parities, provenance, left_out, units, curve)
-    write_parity(Path(folder), parities)
+    write_parity(Path(folder) / PARITY, parities)
     with replacing(Path(folder) / FILE) as path:
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return content

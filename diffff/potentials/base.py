@@ -193,6 +193,12 @@ class Potential:
     def __add__(self, other: "Potential") -> "Potential":
         if None not in (self.n_atoms, other.n_atoms) and self.n_atoms != other.n_atoms:
             raise InputError(f"a potential for {self.n_atoms} atoms and one for {other.n_atoms} have no sum.")
+        deep = [{term.name for term in one.terms if isinstance(term, AtomicEnergies)} for one in (self, other)]
+        if twice := deep[0] & deep[1]:
+            raise InputError(
+                f"both potentials have a Deep Potential {min(twice)}; give one another name, as potential(types, "
+                "name=…) of its model does."
+            )
         ours, theirs = (
             {term.name: dict(one.weights).get(term.name, 1.0) for term in one.terms} for one in (self, other)
         )

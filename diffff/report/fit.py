@@ -22,7 +22,7 @@ _IN_SIGMAS = (
 )
 _OF_SUM = (
     "Before: the other parts of the sum, as the files had them; after: the sum with the network at the end. Energies "
-    "are relative to their mean over the frames of a system. Of large training data some frames are looked at."
+    "are relative to their mean over the frames of a system. Of large data some frames are looked at."
 )
 _AS_IT_IS = "Errors take the network as it is: what it could take over from a number is not in them."
 _MOST_ROWS = 12  # of an array in a figure

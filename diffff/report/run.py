@@ -59,7 +59,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
 def _of_fit(folder: Path) -> list[Section]:
     found = record.read_record(folder)
     curve = {name: np.array([np.nan if x is None else x for x in column]) for name, column in found["curve"].items()}
-    summary, *others = fit.sections(found, parity.read_parity(folder))
+    summary, *others = fit.sections(found, parity.read_parity(folder / parity.FILE))
     learning = [Section("curve", "Learning curve", grid(_curves(curve, _FIT_CURVES)))] if curve else []
     return [summary, *learning, *others, _provenance(found["provenance"])]
 
@@ -96,9 +96,9 @@ def _of_training(folder: Path) -> list[Section]:
     checkpoint = folder / (training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
     of_sum = checkpoint.with_suffix(".parity.h5")
     if rows := read_rows(xml_dir):
-        parts += fit.of_sum(rows, parity.read_parity(xml_dir))
+        parts += fit.of_sum(rows, parity.read_parity(xml_dir / parity.FILE))
     elif of_sum.is_file():
-        parts += fit.of_sum(None, parity.read_parity(of_sum.parent, of_sum.name))
+        parts += fit.of_sum(None, parity.read_parity(of_sum))
     origin: dict[str, Any] = {"input": given, "versions": {}}
     if checkpoint.is_file():
         files.append(checkpoint)

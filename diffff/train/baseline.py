@@ -7,6 +7,7 @@ move, is what the network learns.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from diffff.errors import InputError
 from diffff.input_file import resolve
 from diffff.model import Model, load
 from diffff.model_input import Deep
+from diffff.potentials.deep import DeepModel
 from diffff.train.evaluate import CHUNK_ATOMS, evaluate
 
 _LABELS = ("energy", "force", "virial", "atom_ener")
@@ -45,6 +47,31 @@ class FrozenDeep:
         """The model files."""
         return [Path(file) for file, *_ in self.models]
 
+    def inputs(self) -> dict[str, Any]:
+        """Parameters of frames and atoms that the models need, as keywords of `read_systems`.
+
+        Raises:
+            InputError: some need others, but all are given the same.
+        """
+        found: dict[str, Any] = {"numb_fparam": 0, "default_fparam": None, "numb_aparam": 0}
+        for keys in (("numb_fparam", "default_fparam"), ("numb_aparam",)):
+            needing = {file: _inputs_of(model.spec, keys) for file, model, _ in self.models}
+            needing = {file: needs for file, needs in needing.items() if needs[keys[0]]}
+            _require_alike(needing)
+            found |= next(iter(needing.values()), {})
+        return found
+
+    def require_inputs_of(self, network: DeepModel) -> None:
+        """Refuse models that need parameters of frames or atoms which a network that is trained on top does not have.
+
+        Raises:
+            InputError: one does.
+        """
+        for keys in (("numb_fparam", "default_fparam"), ("numb_aparam",)):
+            for file, model, _ in self.models:
+                if (needs := _inputs_of(model.spec, keys))[keys[0]]:
+                    _require_alike({file: needs, "the network that is trained": _inputs_of(network, keys)})
+
     def without(self, system: System, type_map: Sequence[str]) -> System:
         """The system with the energies, forces and virials of the models taken from the labels.
 
@@ -67,6 +94,21 @@ class FrozenDeep:
                 labels[name] = labels[name] - weight * values
             system = replace(system, labels=labels)
         return system
+
+
+def _inputs_of(model: DeepModel, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: getattr(model.fitting_net, key) for key in keys}
+
+
+def _require_alike(needing: dict[str, dict[str, Any]]) -> None:
+    """Refuse models of a sum that need other parameters, each by its name."""
+    told = [
+        f"{name} has {', '.join(f'{key} {value}' for key, value in needs.items())}" for name, needs in needing.items()
+    ]
+    if any(needs != next(iter(needing.values())) for needs in needing.values()):
+        raise InputError(
+            f"the models of a sum are given the same parameters, but {', and '.join(told)}. Make them alike."
+        )
 
 
 def _said(file: str, model: Model, system: System, type_map: Sequence[str]) -> dict[str, np.ndarray]:

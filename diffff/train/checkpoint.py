@@ -119,6 +119,11 @@ def read(path: Path) -> Checkpoint:
     if missing := {"trained", "frozen", "sampler"} - parts.keys():
         raise InputError(f"{path}: damaged, it lacks {', '.join(sorted(missing))}. Use an earlier checkpoint.")
     basis = header["basis"]
+    if basis is not None and "scale" not in basis:
+        raise InputError(
+            f"{path}: its splines are those of an earlier version of diffff. Freeze the model with that version, and "
+            "begin a new run with --init-model."
+        )
     return Checkpoint(
         step=header["step"],
         model=spec.validate(DeepModel, header["model"], str(path)),

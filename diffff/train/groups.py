@@ -62,12 +62,14 @@ def learning_rate_scales(params: Any, rules: Sequence[Rule]) -> dict[str, float]
     chosen = tree.flatten(tree.select(ordered, params))
     for pattern in tree.unused([(rule.select, rule) for rule in rules], params):
         names = ", ".join(chosen)
-        raise InputError(f'the rule for "{pattern}" selects no parameter. The parameters are {names}.')
+        raise InputError(
+            f'optimizer.rules or parameters.rules: "{pattern}" selects no parameter. The parameters are {names}.'
+        )
     for rule in rules:
         if rule.train and not any(holds is rule for holds in chosen.values()):
             raise InputError(
-                f'the rule for "{rule.select}" has no effect: all it selects is taken by an earlier rule or comes '
-                "from the statistics of the data and never trains. Move the rule up or remove it."
+                f'optimizer.rules or parameters.rules: "{rule.select}" has no effect: all it selects is taken by an '
+                "earlier rule or comes from the statistics of the data and never trains. Move the rule up or remove it."
             )
     scales = {path: rule.lr_scale for path, rule in chosen.items() if rule.train}
     if not scales:

@@ -52,7 +52,7 @@ _BLOCK = 1024  # atoms of one type whose nets are computed at a time, with `trai
 _CALL = 0.2  # s, the time of a call that does several steps
 _LOOK = 500  # steps after which the splines are compared with the nets again
 _ROOM = 4.0  # by how much their error is below the tolerance, for it grows
-_ROOM_AT_FIRST = 100.0  # the same for random nets, with which it grows faster
+_ROOM_OF_RANDOM = 100.0  # the same for random nets, with which it grows faster
 
 
 def train(
@@ -105,7 +105,8 @@ def train(
     _tell_devices(problem)
     if problem.devices.writes:
         write_completed(completed, output)
-    run = Run.begin(problem) if old is None else Run.resume(problem, old)
+    room = _ROOM_OF_RANDOM if source is None else _ROOM
+    run = Run.begin(problem, room) if old is None else Run.resume(problem, old)
     if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
     if old is not None and (change := device_changes(old.n_devices, old.input, problem.devices.n, given)):
@@ -147,8 +148,20 @@ class Run:
 
     # ------------------------------------------------------------------ beginnings
     @classmethod
-    def begin(cls, problem: Problem) -> "Run":
-        """A run at step 0."""
+    def begin(cls, problem: Problem, room: float | None = None) -> "Run":
+        """A run at step 0.
+
+        Args:
+            problem: what is trained on what.
+            room: by how much the error of the splines is below the tolerance; None: as for random nets.
+        """
+        model, inner = problem.model, problem.params["DeepPot"]["descriptor"]
+        upper = spline_range(model, problem.shortest)
+        basis = model.descriptor.choose_basis(inner, model.type_map, upper, room=room or _ROOM_OF_RANDOM)
+        return cls._made(problem, _of_first(basis, problem.devices))
+
+    @classmethod
+    def _made(cls, problem: Problem, basis: SplineBasis | None) -> "Run":
         training = problem.given.training
         scales: dict[str, Any] = {**learning_rate_scales(problem.params, problem.rules())}
         if problem.moved is not None:
@@ -171,7 +184,7 @@ class Run:
             state=spread(state, training.zero_stage, devices.everywhere, devices.split),
             frozen=devices.everywhere(frozen),
             scales=scales,
-            basis=_of_first(_first_basis(problem), devices),
+            basis=basis,
             sampler=problem.train.sampler(training.seed, shuffle=True),
             valid_sampler=None if problem.valid is None else problem.valid.sampler(0, shuffle=False),
             validations=full_validations(problem),
@@ -180,7 +193,7 @@ class Run:
     @classmethod
     def resume(cls, problem: Problem, old: ckpt.Checkpoint) -> "Run":
         """The run of a checkpoint, as it was when it was written."""
-        run, parts = cls.begin(problem), old.parts
+        run, parts = cls._made(problem, old.basis), old.parts
         template = run.state
         for part, wanted in (("ema", template.ema), ("swa", template.swa), ("sums", template.sums)):
             if (wanted is not None) != (part in parts):
@@ -193,7 +206,7 @@ class Run:
             other = min(parts["trained"].keys() ^ template.trained.keys())
             raise InputError(
                 f"the input trains other parameters than the checkpoint: {other} is trained in one of them and frozen "
-                "in the other. Change `trainable` and optimizer.rules back, or begin a new run with --init-model."
+                "in the other. Change `trainable` and the rules back, or begin a new run with --init-model."
             )
         if template.sums is not None and template.sums.keys() != parts["sums"].keys():
             raise InputError(
@@ -211,7 +224,6 @@ class Run:
         )
         devices = problem.devices
         run.state = spread(state, problem.given.training.zero_stage, devices.everywhere, devices.split)
-        run.basis = old.basis
         run.sampler.restore(parts["sampler"])
         if run.valid_sampler is not None and "valid_sampler" in parts:
             run.valid_sampler.restore(parts["valid_sampler"])
@@ -293,13 +305,13 @@ class Run:
         basis, _ = self._following()
         if problem.moved is not None:
             self._write_rows(problem.moved, basis)
-        elif given.is_sum:
-            found = parities(problem, self._weights()["last"], basis)  # of which all ranks compute parts
-            if devices.writes:
-                write_parity(keeper.prefix.parent, found, parity_of_sum(training))
         if training.time_training:
             logger.info("%d steps took %.1f s; the model is in %s", last - first, time.monotonic() - began, path)
         logger.info("%s", summary(problem, self._weights(), basis))
+        if given.is_sum and problem.moved is None:
+            found = parities(problem, self._weights()["last"], basis)  # of which all ranks compute parts
+            if devices.writes:
+                write_parity(parity_of_sum(training), found)
         return path
 
     # ------------------------------------------------------------------ pieces
@@ -474,13 +486,6 @@ class Run:
 def _steps_in_a_call(seconds: float, most: int) -> int:
     """How many steps to do in one call, from the time of one: few enough that a signal is soon looked at."""
     return max(1, min(most, int(_CALL / max(seconds, 1e-6))))
-
-
-def _first_basis(problem: Problem) -> SplineBasis | None:
-    """Splines that follow the nets for some hundred steps."""
-    model, inner = problem.model, problem.params["DeepPot"]["descriptor"]
-    upper = spline_range(model, problem.shortest)
-    return model.descriptor.choose_basis(inner, model.type_map, upper, room=_ROOM_AT_FIRST)
 
 
 def _of_first(basis: SplineBasis | None, devices: Devices) -> SplineBasis | None:

@@ -20,7 +20,7 @@ from diffff.fit.neutrality import changed_charges
 from diffff.fit.notes import notes_of
 from diffff.fit.number_record import directions, entries, write_rows
 from diffff.fit.parameters import Parameters, table_of
-from diffff.fit.parity import Parity, write_parity
+from diffff.fit.parity import FILE, Parity, write_parity
 from diffff.fit.record import errors_of
 from diffff.fit.rules import Numbers, labels_of
 from diffff.train.evaluate import Errors
@@ -101,7 +101,7 @@ class MovedRows:
             **directions(found, labels_of(self.found)),
             "errors": [errors_of(one) for one in parities],
         }
-        write_parity(folder, parities)
+        write_parity(folder / FILE, parities)
         write_rows(folder, content)
         return files
 

@@ -58,7 +58,7 @@ def outputs_of_training(given: Input, field: ForceField | None, output: Path) ->
     training, validating = given.training, given.validating
     checkpoints = Path(training.save_dir or ".") / training.save_ckpt
     folder = Path(training.xml_dir)
-    parity = [checkpoints.parent / parity_of_sum(training)] if given.is_sum and field is None else []
+    parity = [parity_of_sum(training)] if given.is_sum and field is None else []
     return {
         "--output": [output],
         "training.disp_file": [Path(training.disp_file)],
@@ -68,9 +68,9 @@ def outputs_of_training(given: Input, field: ForceField | None, output: Path) ->
     }
 
 
-def parity_of_sum(training: Training) -> str:
-    """Name of the file, beside the checkpoints, of what a sum says at the end whose other parts stay as they are."""
-    return f"{training.save_ckpt}.parity.h5"
+def parity_of_sum(training: Training) -> Path:
+    """The file, beside the checkpoints, of what a sum says at the end whose other parts stay as they are."""
+    return Path(training.save_dir or ".") / f"{training.save_ckpt}.parity{SUFFIX}"
 
 
 def check_outputs(outputs: Outputs, inputs: Inputs) -> None:
@@ -104,7 +104,7 @@ def without_rows(training: Training) -> None:
     """The same of what an earlier training of a sum has left."""
     for name in (ROWS, PARITY):
         discard(Path(training.xml_dir) / name)
-    discard(Path(training.save_dir or ".") / parity_of_sum(training))
+    discard(parity_of_sum(training))
 
 
 def _is_data(file: Path, inputs: Inputs) -> bool:

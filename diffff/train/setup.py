@@ -123,6 +123,7 @@ def prepare(
         xml, weight = given.force_field
         models = TopologyModels([xml], [weight], folder)
     frozen = FrozenDeep.read(given.frozen, folder)
+    frozen.require_inputs_of(given.deep)
     if output is not None and devices.writes:
         _check_outputs(given, models, frozen.files, output)
     train_data, valid_data = training.training_data, training.validation_data
@@ -135,14 +136,14 @@ def prepare(
     if valid_data is not None:
         folders = find_systems(valid_data.systems, valid_data.rglob_patterns)
         valid_systems = _read(given, valid_data, folders, type_map, devices)
-    measured = train_systems, valid_systems
-    (train_systems, valid_systems), baselines, moved = _on_top(given, frozen, models, type_map, measured)
     rcut = given.deep.descriptor.rcut
     sizes = batch_sizes(train_data.batch_size, train_systems)
     valid_sizes = () if valid_data is None else batch_sizes(valid_data.batch_size, valid_systems)
     if given.force_field is None:  # which wants the atoms of its topology
         train_systems = in_few_shapes(train_systems, sizes, training.max_shapes)
         valid_systems = in_few_shapes(valid_systems, valid_sizes, training.max_shapes)
+    measured = train_systems, valid_systems
+    (train_systems, valid_systems), baselines, moved = _on_top(given, frozen, models, type_map, measured)
     store = _store(given, devices)
     tables, counts = pair_tables((*train_systems, *valid_systems), rcut, len(type_map), store, devices)
     model = resolve(wanted, type_map, None if skip_neighbor_stat else counts)

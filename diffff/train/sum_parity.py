@@ -15,8 +15,8 @@ UNITS = {"energy": "eV", "force": "eV/Å", "virial": "eV"}
 def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> list[Parity]:
     """Each target of each system, before and after the training; energies relative to their mean over its frames.
 
-    Sigmas are the root mean square errors of the sum over the training frames. Forces are left out for systems whose
-    frames differ in their atoms.
+    As many frames of each are looked at as for the table at the end. Sigmas are the root mean square errors of the sum
+    over the training frames. Forces are left out for systems whose frames differ in their atoms.
 
     Args:
         problem: what was trained on what, in a sum.
@@ -24,11 +24,11 @@ def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> lis
         basis: spline functions, or None for the direct path.
     """
     found: list[Parity] = []
-    for split, data, limit in (("train", problem.train, SUMMARY_FRAMES), ("valid", problem.valid, None)):
+    for split, data in (("train", problem.train), ("valid", problem.valid)):
         if data is None:
             continue
         assert data.of_baseline is not None  # there is one
-        each = sorted(predictions_over(problem.model, params, data, basis, limit), key=lambda one: one.system)
+        each = sorted(predictions_over(problem.model, params, data, basis, SUMMARY_FRAMES), key=lambda one: one.system)
         for one in each:
             found += _of_system(split, one, data.systems[one.system], data.of_baseline)
     sigmas = {target: _rms([one for one in found if (one.split, one.target) == ("train", target)]) for target in UNITS}
@@ -38,14 +38,25 @@ def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> lis
 def _of_system(split: str, said: Predicted, trained: System, baseline: OfBaseline) -> list[Parity]:
     measured, left = baseline.measured[said.system], baseline.left[said.system]
     found = []
-    known = [target for target in UNITS if target in measured.labels and (target != "force" or measured.real is None)]
-    for target in known:
+    atoms = _atoms_of_all(measured)
+    for target in (target for target in UNITS if target in measured.labels):
+        if target == "force" and atoms is None:
+            continue
         reference, rest, wanted = (one.labels[target][said.frames] for one in (measured, left, trained))
         arrays = [reference, reference - rest, said.values[target] + (reference - wanted)]
+        if target == "force":
+            arrays = [one[:, atoms] for one in arrays]
         if target == "energy":
             arrays = [one - one.mean() for one in arrays]
         found.append(Parity(split, measured.name, target, UNITS[target], 1.0, *map(np.asarray, arrays)))
     return found
+
+
+def _atoms_of_all(system: System) -> np.ndarray | None:
+    """The slots with an atom, the same in all frames; None: they differ."""
+    if system.real is None:
+        return np.arange(len(system.types))
+    return np.flatnonzero(system.real[0]) if np.all(system.real == system.real[0]) else None
 
 
 def _rms(parities: list[Parity]) -> float:

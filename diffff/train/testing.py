@@ -29,7 +29,7 @@ from diffff.train.evaluate import CHUNK_ATOMS, Array, Errors, Ints, compare, eva
 from diffff.train.fit_config import read_fit_input
 from diffff.train.force_field import ForceFieldPart
 from diffff.train.start import has_network
-from diffff.train.topologies import FittedXml, FrozenSum
+from diffff.train.topologies import UNTRAINED, FittedXml, FrozenSum
 from diffff.train.topology_models import TopologyModels
 
 _LABELS = ("energy", "force", "virial")
@@ -71,7 +71,7 @@ def test(
     """
     paths, patterns, units = _sources(system, datafile, train_data, valid_data)
     tested = _tested(model, find_systems(paths, patterns) if _is_input(model) else ())
-    if atomic and isinstance(tested, _Sum):
+    if atomic and isinstance(tested, _Sum) and tested.field is not None:
         raise InputError(f"{model}: --atomic is for networks; a force field has no energies of single atoms.")
     systems = read_systems(
         paths,
@@ -115,11 +115,6 @@ class _Tested(Protocol):
         ...
 
     @property
-    def at_once(self) -> int | None:
-        """How many atoms are evaluated together; None: a system."""
-        ...
-
-    @property
     def is_absolute(self) -> bool:
         """Whether its energies have the zero of the data, and not that of a force field."""
         ...
@@ -141,11 +136,8 @@ class _Network:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        return _inputs_of(self.model)
-
-    @property
-    def at_once(self) -> int | None:
-        return CHUNK_ATOMS
+        fitting = self.model.spec.fitting_net
+        return {key: getattr(fitting, key) for key in ("numb_fparam", "default_fparam", "numb_aparam")}
 
     @property
     def is_absolute(self) -> bool:
@@ -164,21 +156,17 @@ class _Sum:
     field: ForceFieldPart | None
 
     @property
-    def at_once(self) -> int | None:
-        return None
+    def inputs(self) -> Mapping[str, Any]:
+        return self.frozen.inputs()
 
     @property
     def is_absolute(self) -> bool:
         return bool(self.frozen.models)
 
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        found = (_inputs_of(model) for _, model, _ in self.frozen.models)
-        return next((some for some in found if some["numb_fparam"] or some["numb_aparam"]), {})
-
     def predict(self, system: System, frames: Ints, *, atomic: bool) -> dict[str, Array]:
         n, n_slots = len(frames), len(system.types)
         nothing = {"energy": np.zeros(n), "force": np.zeros((n, n_slots, 3)), "virial": np.zeros((n, 3, 3))}
+        nothing |= {"atom_ener": np.zeros((n, n_slots))} if atomic else {}
         given = {name: system.labels[name][frames] for name in ("fparam", "aparam") if name in system.labels}
         some = replace(
             system,
@@ -194,15 +182,6 @@ class _Sum:
         return {name: -left.labels[name] for name in nothing}
 
 
-def _inputs_of(model: Model) -> dict[str, Any]:
-    fitting = model.spec.fitting_net
-    return {
-        "numb_fparam": fitting.numb_fparam,
-        "default_fparam": fitting.default_fparam,
-        "numb_aparam": fitting.numb_aparam,
-    }
-
-
 class _Input(Spec):
     """What is looked at of an input file."""
 
@@ -210,7 +189,7 @@ class _Input(Spec):
         FittedXml | FrozenSum,
         Variants(
             refused={
-                "standard": "a network without weights; name its model file or a checkpoint instead of an input",
+                "standard": UNTRAINED,
                 "deep": "name the model file itself instead of an input",
             }
         ),
@@ -222,15 +201,16 @@ def _is_input(file: Path) -> bool:
 
 
 def _tested(file: Path, folders: Sequence[Folder]) -> _Tested:
-    """The model of a file; the systems of the data name the types of a force field."""
+    """The model of a file; the systems of the data name the types of a force field alone."""
     if not _is_input(file):
         return _Network(load_model_of(file, whole=True))
     data = with_weights(load(file))
     section = {"model": data["model"]} if isinstance(data, dict) and "model" in data else {}
     given = spec.validate(_Input, section, where=str(file)).model
     whole = given if isinstance(given, FrozenSum) else FrozenSum(models=(given,))
-    type_map = tuple(data_type_map(folders))
     frozen, field = FrozenDeep.read(whole.frozen, file.parent), None
+    of_models = dict.fromkeys(name for _, model, _ in frozen.models for name in model.type_map)
+    type_map = tuple(of_models or data_type_map(folders))
     if whole.force_field is not None:
         xml, weight = whole.force_field
         field = ForceFieldPart(TopologyModels([xml], [weight], file.parent), type_map)
@@ -239,12 +219,14 @@ def _tested(file: Path, folders: Sequence[Folder]) -> _Tested:
 
 # ---------------------------------------------------------------------- reports
 def _test_system(tested: _Tested, data: System, frames: Ints, details: DetailFiles | None, atomic: bool) -> Errors:
+    chunk = max(1, CHUNK_ATOMS // len(data.types))
+    chunks = np.split(frames, range(chunk, len(frames), chunk))
+    predictions = [tested.predict(data, some, atomic=atomic) for some in chunks]
+    if not tested.is_absolute and "energy" in data.labels:
+        shift = np.mean(data.labels["energy"][frames] - np.concatenate([one["energy"] for one in predictions]))
+        predictions = [{**one, "energy": one["energy"] + shift} for one in predictions]
     errors = Errors()
-    chunk = len(frames) if tested.at_once is None else max(1, tested.at_once // len(data.types))
-    for some in np.split(frames, range(chunk, len(frames), chunk)):
-        prediction = tested.predict(data, some, atomic=atomic)
-        if not tested.is_absolute and "energy" in data.labels:
-            prediction["energy"] += np.mean(data.labels["energy"][some] - prediction["energy"])
+    for some, prediction in zip(chunks, predictions, strict=True):
         if details is not None:
             details.add(data, some, prediction)
         errors = errors + compare(

@@ -27,6 +27,9 @@ class FittedXml(Xml):
     system, such as {"*/water*": "water.pdb"}, or the name of a file in the directory of each system."""
 
 
+UNTRAINED = 'a network without weights; give the trained one, {"type": "deep", "file": "model.dp"}'
+
+
 class SumOfParts(Weights):
     """A sum that may have a force field, and Deep Potentials that stay as they are.
 
@@ -54,7 +57,9 @@ class FrozenSum(SumOfParts):
     """A force field and Deep Potentials that stay as they are."""
 
     type: Literal["sum"] = "sum"
-    models: Annotated[tuple[Annotated[FittedXml | Deep, Variants()], ...], Field(min_length=1)]
+    models: Annotated[
+        tuple[Annotated[FittedXml | Deep, Variants(refused={"standard": UNTRAINED})], ...], Field(min_length=1)
+    ]
     "The parts, each a section of its own."
 
     @model_validator(mode="after")

@@ -186,6 +186,14 @@ def test_the_chosen_basis_keeps_its_tolerance(tolerance):
     assert real_error(spec, params, basis) <= 1.2 * reported
 
 
+def test_room_is_taken_where_a_basis_has_it():
+    spec = descriptor()
+    params = parameters(spec)
+    tight, roomy = (spec.choose_basis(params, TYPE_MAP, 1.2, room=room) for room in (1.0, 1e3))
+    assert tight.n < roomy.n and spec.spline_error(params, TYPE_MAP, roomy) <= spec.tolerance() / 1e3
+    assert spec.choose_basis(params, TYPE_MAP, 1.2, room=1e30) == tight  # no basis has so much
+
+
 def test_a_wider_tolerance_needs_fewer_functions():
     sizes = []
     for keys in ({"spline_tolerance": 1e-11}, {}, {"precision": "float32"}):

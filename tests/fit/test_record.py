@@ -10,6 +10,7 @@ import pytest
 
 from diffff.errors import InputError
 from diffff.fit.notes import notes_of, with_error
+from diffff.fit.parity import FILE as PARITY
 from diffff.fit.parity import read_parity
 from diffff.fit.problem import predictions, residuals
 from diffff.fit.provenance import provenance, sha256_of
@@ -68,7 +69,7 @@ def test_spectrum_and_combinations(small):
 
 def test_errors_are_those_of_the_predictions(small):
     folder, done, content = small
-    parities = read_parity(folder)
+    parities = read_parity(folder / PARITY)
     assert [(one.split, one.system, one.target) for one in parities] == [
         (split, name, target)
         for split, name in (("train", "cold"), ("train", "warm"), ("valid", "unseen"))
@@ -95,7 +96,7 @@ def test_systems_of_one_name_stay_apart(small, tmp_path):
     twice = [done.train[0], done.train[0]]
     origin = {"fit": done.fit, "found": done.found, "free": done.free, "sigmas": done.sigmas, "provenance": {}}
     write_record(tmp_path, train=twice, valid=[], **origin)
-    assert len(read_parity(tmp_path)) == 4
+    assert len(read_parity(tmp_path / PARITY)) == 4
     with h5py.File(tmp_path / "parity.h5") as file:
         assert list(file) == ["train"] and list(file["train"]) == ["0", "1"]
 
@@ -178,7 +179,7 @@ def test_files_that_are_missing(tmp_path):
     with pytest.raises(InputError, match=r"fit\.json: cannot be read"):
         read_record(tmp_path)
     with pytest.raises(InputError, match=r"parity\.h5: cannot be read"):
-        read_parity(tmp_path)
+        read_parity(tmp_path / PARITY)
     (tmp_path / "parity.h5").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match=r"parity\.h5: cannot be read"):
-        read_parity(tmp_path)
+        read_parity(tmp_path / PARITY)

@@ -209,10 +209,12 @@ def test_text_of_others_is_escaped(text):
 
 
 def test_many_points_are_thinned_and_the_page_says_so(run):
-    parities = read_parity(run)
+    parities = read_parity(run / "parity.h5")
     rng = np.random.default_rng(1)
     big = rng.normal(size=(400, 9, 3))
-    write_parity(run, [*parities, Parity("train", "big", "force", "kJ/mol/nm", 20.0, big, 2.0 * big, big + 1.0)])
+    write_parity(
+        run / "parity.h5", [*parities, Parity("train", "big", "force", "kJ/mol/nm", 20.0, big, 2.0 * big, big + 1.0)]
+    )
     words = Page(report(run).read_text()).words
     assert f"{figures.MAX_POINTS} of {10800 + 2 * 180} values are drawn" in words
 

@@ -24,20 +24,21 @@ from diffff.train.config import Input, read_input
 from diffff.train.data_errors import errors_over
 from diffff.train.setup import prepare
 from diffff.train.start import start
+from tests.train import small
 from tests.train.made_fit import write_data, write_input, write_molecule
 from tests.train.test_force_field import MOVING, NETWORK, sum_input
 
 XML_PART = {"type": "xml", "files": ["mol.xml"], "topology": "mol.pdb"}
 
 
-def save_model(file, seed, type_map=("O", "C", "H")):
+def save_model(file, seed, type_map=("O", "C", "H"), fitting=None):
     """A random network; its types are in another order than those of the data."""
     place = {"C": 2, "H": 4, "O": 2}
     given = {
         **NETWORK,
         "type_map": list(type_map),
         "descriptor": {**NETWORK["descriptor"], "sel": [place[name] for name in type_map], "seed": seed},
-        "fitting_net": {**NETWORK["fitting_net"], "seed": seed},
+        "fitting_net": {**NETWORK["fitting_net"], "seed": seed, **(fitting or {})},
     }
     whole = {"model": given, "learning_rate": {"start_lr": 1e-3}, "training": {"training_data": {"systems": "."}}}
     whole["training"]["numb_steps"] = 1
@@ -151,7 +152,7 @@ def test_a_sum_of_three_in_use(folder, moving):
 def _check_the_report(folder, moving, reference, energy):
     """What stands there of the end of the run are the predictions of the sum."""
     assert (folder / "model.ckpt.parity.h5").is_file() != moving
-    found = read_parity(folder / "fitted") if moving else read_parity(folder, "model.ckpt.parity.h5")
+    found = read_parity(folder / ("fitted/parity.h5" if moving else "model.ckpt.parity.h5"))
     (one,) = [one for one in found if one.target == "energy"]
     order = np.argsort(reference)
     np.testing.assert_allclose(np.sort(one.reference), (reference - reference.mean())[order], atol=1e-9)
@@ -159,6 +160,65 @@ def _check_the_report(folder, moving, reference, energy):
     page = report(folder).read_text()
     assert 'id="parity-train-force-figure_1"' in page and "Residuals" in page
     assert ("Numbers of the force field" in page) == moving
+
+
+def test_several_sizes_in_one_shape(tmp_path, monkeypatch):
+    """Systems that are widened to one number of slots learn the same, and the parity has their own atoms only."""
+    monkeypatch.chdir(tmp_path)
+    base = save_model("base.dp", 3, ("O", "H"))
+    for n in (1, 2, 3):
+        small.write_system(tmp_path / f"data/{n}", n_molecules=n, seed=n)
+    network = {**NETWORK, "type_map": ["O", "H"], "descriptor": {**NETWORK["descriptor"], "sel": [4, 8]}}
+    given = sum_input(model={"type": "sum", "models": [{"type": "deep", "file": "base.dp"}, network]})
+    given["training"] |= {
+        "training_data": {"systems": "data"},
+        "max_shapes": 1,
+        "save_ckpt": "out/model",
+        "numb_steps": 1,
+    }
+    start(write_input(tmp_path, given), output=tmp_path / "out.json")
+    found = {(one.system, one.target): one for one in read_parity(tmp_path / "out/model.parity.h5")}
+    for n in (1, 2, 3):
+        force = np.load(f"data/{n}/set.000/force.npy").reshape(3, 3 * n, 3)
+        order = np.argsort([0, 1, 1] * n, kind="stable")
+        one = found[f"data/{n}", "force"]
+        np.testing.assert_allclose(one.reference, force[:, order], atol=1e-12)
+        x, box = (np.load(f"data/{n}/set.000/{name}.npy").reshape(3, -1, 3) for name in ("coord", "box"))
+        _, said_force, _ = base.eval(x, box, np.array([0, 1, 1] * n))
+        np.testing.assert_allclose(one.before, said_force[:, order], atol=1e-9)
+    assert 'id="parity-train-force-figure_1"' in report(tmp_path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("of_base", "of_network", "message"),
+    [
+        ({"numb_fparam": 1}, {}, r"base\.dp has numb_fparam 1.*the network that is trained has numb_fparam 0"),
+        ({"numb_aparam": 2}, {"numb_aparam": 1}, "numb_aparam 2, and the network that is trained has numb_aparam 1"),
+        (
+            {"numb_fparam": 1, "default_fparam": [2.0]},
+            {"numb_fparam": 1, "default_fparam": [3.0]},
+            r"default_fparam \(2\.0,\), and the network",
+        ),
+    ],
+)
+def test_parameters_of_frames_are_the_same_for_all(folder, of_base, of_network, message):
+    save_model("base.dp", 1, fitting=of_base)
+    network = {**NETWORK, "fitting_net": {**NETWORK["fitting_net"], **of_network}}
+    given = sum_input(model={"type": "sum", "models": [{"type": "deep", "file": "base.dp"}, network]})
+    with pytest.raises(InputError, match=message):
+        problem_of(folder, given)
+
+
+def test_a_sum_in_python_keeps_two_models_apart(folder):
+    first, second = save_model("first.dp", 3), save_model("second.dp", 4)
+    types = np.array([1, 0, 2, 2])
+    with pytest.raises(InputError, match="both potentials have a Deep Potential DeepPot; give one another name"):
+        first.potential(types) + second.potential(types)
+    potential = first.potential(types) + second.potential(types, name="DeepPot2")
+    calculator = Calculator(potential, {**first.params, "DeepPot2": second.params["DeepPot"]})
+    x = np.load("train/set.000/coord.npy").reshape(8, 4, 3)[0]
+    wanted = sum(float(one.eval(x[None], None, types)[0][0, 0]) for one in (first, second))
+    np.testing.assert_allclose(calculator(x / 10).energy / units.KJ_PER_MOL_PER_EV, wanted, rtol=1e-7)
 
 
 BAD = {

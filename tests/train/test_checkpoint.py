@@ -209,3 +209,13 @@ def test_a_frozen_checkpoint_is_the_same_model(tmp_path):
         ckpt.freeze(tmp_path / "a.h5", tmp_path / name)
         model = load(tmp_path / name)
         jax.tree.map(np.testing.assert_array_equal, model.params, ckpt.load_model_of(tmp_path / "a").params)
+
+
+def test_splines_of_an_earlier_version_are_refused(tmp_path):
+    ckpt.save(tmp_path / "a.h5", made(1))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        header = json.loads(file["header"][()])
+        del header["basis"]["scale"], file["header"]
+        file["header"] = json.dumps(header)
+    with pytest.raises(InputError, match="its splines are those of an earlier version"):
+        ckpt.read(tmp_path / "a.h5")

@@ -142,7 +142,6 @@ def test_weights_count(folder):
     )
 
 
-@pytest.mark.slow
 def test_rules_are_for_weights_of_the_network_too(folder):
     """They come before those of the optimiser."""
     rules = [
@@ -161,6 +160,7 @@ def test_rules_are_for_weights_of_the_network_too(folder):
     assert problem.moved is not None and problem.moved.free.n_free == 8
 
 
+@pytest.mark.slow
 def test_rows_and_weights_have_exact_derivatives(folder):
     """Of the loss of a batch, against differences, in all free variables of the rows and in some weights."""
     problem = problem_of(folder, sum_input(parameters=MOVING))
@@ -251,7 +251,7 @@ def test_both_are_trained_and_the_run_goes_on_exactly(folder):
 
 def _check_the_parities(folder, content):
     """Of the force field that OpenMM has for the files, and of the sum; what is told of their errors."""
-    found = {one.target: one for one in read_parity(folder / "fitted")}
+    found = {one.target: one for one in read_parity(folder / "fitted/parity.h5")}
     write_data(folder / "left", 8, seed=2, xml=(folder / "mol.xml").read_text())
     for target in ("energy", "force"):
         there, alone = (np.load(folder / place / f"set.000/{target}.npy") for place in ("train", "left"))
@@ -291,7 +291,10 @@ def _check_the_sum_in_use(folder, path):
         ({"parameters": {"rules": [{"select": "Harmonx"}, *RULES]}}, 'parameters.rules[0]: "Harmonx" selects nothing'),
         ({"parameters": {**MOVING, "prior_weight": None}}, "priors need prior_weight"),
         ({"parameters": {"rules": RULES, "prior_weight": 1.0}}, "no rule has a prior; remove it"),
-        ({"parameters": {"rules": [*RULES, {"select": "DeepPot/none/*"}]}}, 'rule for "DeepPot/none/*" selects no'),
+        (
+            {"parameters": {"rules": [*RULES, {"select": "DeepPot/none/*"}]}},
+            'parameters.rules: "DeepPot/none/*" selects no',
+        ),
         (
             {"parameters": {"rules": [*RULES, {"select": "DeepPot/*", "treatment": {"scale": 1.0}}]}},
             'rules[2]: "DeepPot/*" is for weights of a network, which have train and lr only',

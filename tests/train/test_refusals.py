@@ -122,7 +122,7 @@ INPUTS = {
     "a warm-up longer than the run": ({"learning_rate.warmup_steps": 5}, "learning_rate: the warm-up takes 5 steps"),
     "a rule without effect": (
         {"optimizer": {"rules": [{"select": "*/nosuch", "train": False}]}},
-        'the rule for "*/nosuch" selects no parameter.',
+        'optimizer.rules or parameters.rules: "*/nosuch" selects no parameter.',
     ),
     "everything frozen": ({"optimizer": {"rules": [{"select": "*", "train": False}]}}, "no parameter is left to train"),
     "two batch sizes for one system": (

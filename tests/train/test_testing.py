@@ -62,6 +62,34 @@ def test_some_frames_of_a_sum(folder):
     assert errors.rmse("f") == pytest.approx(with_file.rmse("f"), rel=1e-9)
 
 
+def test_chunks_change_nothing(folder, monkeypatch):
+    write(XML_PART)
+    whole = testing.test(folder / "model.json", system="data")
+    monkeypatch.setattr(testing, "CHUNK_ATOMS", 8)
+    parts = testing.test(folder / "model.json", system="data")
+    assert parts.rmse("e") == pytest.approx(whole.rmse("e"), rel=1e-9)
+    assert parts.rmse("f") == pytest.approx(whole.rmse("f"), rel=1e-9)
+
+
+def test_data_without_names_of_types_have_those_of_the_first_network(folder):
+    save_model("base.dp", 3, ("C", "O", "H"))
+    (folder / "data/type_map.raw").unlink()
+    (folder / "data/type.raw").write_text("0 1 2 2")
+    write({"type": "sum", "models": [{"type": "deep", "file": "base.dp"}]})
+    with_file = testing.test(folder / "base.dp", system="data", atomic=True)
+    assert testing.test(folder / "model.json", system="data", atomic=True).rmse("e") == pytest.approx(
+        with_file.rmse("e")
+    )
+
+
+def test_models_that_need_other_parameters_are_refused(folder):
+    for number, default in enumerate((1.0, 2.0)):
+        save_model(f"{number}.dp", 1, fitting={"numb_fparam": 1, "default_fparam": [default]})
+    write({"type": "sum", "models": [{"type": "deep", "file": f"{number}.dp"} for number in range(2)]})
+    with pytest.raises(InputError, match=r"0\.dp has .*default_fparam \(1\.0,\), and 1\.dp has"):
+        testing.test(folder / "model.json", system="data")
+
+
 def test_data_of_the_input_of_a_fit(folder):
     given = {
         "model": XML_PART,
@@ -77,6 +105,7 @@ def test_data_of_the_input_of_a_fit(folder):
     ("model", "options", "message"),
     [
         (NETWORK, {}, "a network without weights"),
+        ({"type": "sum", "models": [XML_PART, NETWORK]}, {}, 'give the trained one, {"type": "deep"'),
         ({"type": "deep", "file": "base.dp"}, {}, "name the model file itself"),
         (XML_PART, {"atomic": True}, "--atomic is for networks"),
         ({**XML_PART, "topology": "none.pdb"}, {}, 'no file "none.pdb"'),
