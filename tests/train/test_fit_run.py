@@ -461,7 +461,7 @@ def test_a_network_in_a_sum_stays_as_it_is_and_is_hashed(tmp_path, monkeypatch):
     assert {one["array"] for one in record["numbers"]} == {"HarmonicBondForce/k", "HarmonicBondForce/length"}
     assert "water.dp" in {one["path"] for one in record["provenance"]["files"]}
     given["parameters"]["rules"].insert(0, {"select": "DeepPot/*"})
-    with pytest.raises(InputError, match='"DeepPot/\\*" selects nothing'):
+    with pytest.raises(InputError, match='"DeepPot/\\*" is for the weights of a network'):
         fit(write_input(tmp_path, given), output=tmp_path / "out.json")
 
 
