@@ -52,7 +52,6 @@ _BLOCK = 1024  # atoms of one type whose nets are computed at a time, with `trai
 _CALL = 0.2  # s, the time of a call that does several steps
 _LOOK = 500  # steps after which the splines are compared with the nets again
 _ROOM = 4.0  # by how much their error is below the tolerance, for it grows
-_ROOM_OF_RANDOM = 100.0  # the same for random nets, with which it grows faster
 
 
 def train(
@@ -105,8 +104,7 @@ def train(
     _tell_devices(problem)
     if problem.devices.writes:
         write_completed(completed, output)
-    room = _ROOM_OF_RANDOM if source is None else _ROOM
-    run = Run.begin(problem, room) if old is None else Run.resume(problem, old)
+    run = Run.begin(problem) if old is None else Run.resume(problem, old)
     if old is not None and (changes := input_changes(old.input, spec.completed(completed))):
         logger.warning("not the input of the checkpoint, so the run continues as another: %s", "; ".join(changes))
     if old is not None and (change := device_changes(old.n_devices, old.input, problem.devices.n, given)):
@@ -148,16 +146,11 @@ class Run:
 
     # ------------------------------------------------------------------ beginnings
     @classmethod
-    def begin(cls, problem: Problem, room: float | None = None) -> "Run":
-        """A run at step 0.
-
-        Args:
-            problem: what is trained on what.
-            room: by how much the error of the splines is below the tolerance; None: as for random nets.
-        """
+    def begin(cls, problem: Problem) -> "Run":
+        """A run at step 0."""
         model, inner = problem.model, problem.params["DeepPot"]["descriptor"]
         upper = spline_range(model, problem.shortest)
-        basis = model.descriptor.choose_basis(inner, model.type_map, upper, room=room or _ROOM_OF_RANDOM)
+        basis = model.descriptor.choose_basis(inner, model.type_map, upper, room=_ROOM)
         return cls._made(problem, _of_first(basis, problem.devices))
 
     @classmethod

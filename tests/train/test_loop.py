@@ -131,8 +131,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, tmp_path, at_step, 
 
 
 @pytest.mark.slow
-def test_refined_splines_are_those_of_an_uninterrupted_run(data, tmp_path, at_step, monkeypatch):
-    monkeypatch.setattr(loop, "_ROOM_OF_RANDOM", 1.0)
+def test_refined_splines_are_those_of_an_uninterrupted_run(data, tmp_path, at_step):
     changes = simple(data, **{"learning_rate.start_lr": 0.5, "training.numb_steps": 12, "training.save_freq": 10})
     whole = small.train_in(tmp_path / "whole", changes)
     begun, refined = Run.begin(small.problem_of(tmp_path, changes)).basis, ckpt.read(whole).basis
