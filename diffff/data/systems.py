@@ -1,7 +1,7 @@
 """Labelled frames: a system in DeePMD's npy or HDF5 layout becomes arrays sorted by the model's types."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import Literal, cast
 
@@ -72,6 +72,18 @@ class System:
     def n_frames(self) -> int:
         """Number of frames, over all sets."""
         return len(self.positions)
+
+    def take(self, frames: Ints, labels: Collection[str]) -> "System":
+        """Some frames, as one set, with those of these labels that there are."""
+        return replace(
+            self,
+            real=None if self.real is None else self.real[frames],
+            order=self.order if self.order.ndim == 1 else self.order[frames],
+            positions=self.positions[frames],
+            boxes=None if self.boxes is None else self.boxes[frames],
+            labels={name: self.labels[name][frames] for name in labels if name in self.labels},
+            set_sizes=(len(frames),),
+        )
 
     def in_file_order(self, values: NDArray, frames: slice | Ints = slice(None)) -> NDArray:
         """Put values per slot back into the order of the files; virtual atoms get zero.

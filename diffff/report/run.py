@@ -18,6 +18,7 @@ from diffff.fit.provenance import sha256_of
 from diffff.report import figures, fit
 from diffff.report.page import Column, Html, Rows, Section, facts, grid, join, number, page, table, tag
 from diffff.train.lcurve import read_lcurve
+from diffff.train.outputs import last_checkpoint, parity_of_sum
 from diffff.train.plot import CURVES
 from diffff.train.start import has_network
 
@@ -93,8 +94,8 @@ def _of_training(folder: Path) -> list[Section]:
         parts.append(Section("validation", "All validation frames", _validation(read_lcurve(val_log))))
         files.append(val_log)
     xml_dir = folder / training.get("xml_dir", "fitted")
-    checkpoint = folder / (training.get("save_dir") or ".") / f"{training.get('save_ckpt', 'model.ckpt')}.h5"
-    of_sum = checkpoint.with_suffix(".parity.h5")
+    checkpoint = folder / last_checkpoint(training.get("save_dir"), training.get("save_ckpt", "model.ckpt"))
+    of_sum = parity_of_sum(checkpoint)
     if rows := read_rows(xml_dir):
         parts += fit.of_sum(rows, parity.read_parity(xml_dir / parity.FILE))
     elif of_sum.is_file():

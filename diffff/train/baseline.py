@@ -20,6 +20,7 @@ from diffff.potentials.deep import DeepModel
 from diffff.train.evaluate import CHUNK_ATOMS, evaluate
 
 _LABELS = ("energy", "force", "virial", "atom_ener")
+_OF_FRAMES, _OF_ATOMS = ("numb_fparam", "default_fparam"), ("numb_aparam",)  # keys of a fitting net, its number first
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,9 @@ class FrozenDeep:
         Raises:
             InputError: some need others, but all are given the same.
         """
-        found: dict[str, Any] = {"numb_fparam": 0, "default_fparam": None, "numb_aparam": 0}
-        for keys in (("numb_fparam", "default_fparam"), ("numb_aparam",)):
-            needing = {file: _inputs_of(model.spec, keys) for file, model, _ in self.models}
+        found: dict[str, Any] = {}
+        for keys in (_OF_FRAMES, _OF_ATOMS):
+            needing = {file: inputs_of(model.spec, keys) for file, model, _ in self.models}
             needing = {file: needs for file, needs in needing.items() if needs[keys[0]]}
             _require_alike(needing)
             found |= next(iter(needing.values()), {})
@@ -67,10 +68,10 @@ class FrozenDeep:
         Raises:
             InputError: one does.
         """
-        for keys in (("numb_fparam", "default_fparam"), ("numb_aparam",)):
+        for keys in (_OF_FRAMES, _OF_ATOMS):
             for file, model, _ in self.models:
-                if (needs := _inputs_of(model.spec, keys))[keys[0]]:
-                    _require_alike({file: needs, "the network that is trained": _inputs_of(network, keys)})
+                if (needs := inputs_of(model.spec, keys))[keys[0]]:
+                    _require_alike({file: needs, "the network that is trained": inputs_of(network, keys)})
 
     def without(self, system: System, type_map: Sequence[str]) -> System:
         """The system with the energies, forces and virials of the models taken from the labels.
@@ -96,7 +97,8 @@ class FrozenDeep:
         return system
 
 
-def _inputs_of(model: DeepModel, keys: Sequence[str]) -> dict[str, Any]:
+def inputs_of(model: DeepModel, keys: Sequence[str] = (*_OF_FRAMES, *_OF_ATOMS)) -> dict[str, Any]:
+    """Parameters of frames and atoms that a network needs, as keywords of `read_systems`."""
     return {key: getattr(model.fitting_net, key) for key in keys}
 
 

@@ -22,9 +22,9 @@ from diffff.train.config_data import TrainingData, ValidationData, systems_in, w
 from diffff.train.legacy import upgrade
 from diffff.train.loss import EnergyLoss
 from diffff.train.optim import Adam, Optimizer
+from diffff.train.parts import FittedXml, SumOfParts
 from diffff.train.precision import MixedPrecision
 from diffff.train.schedule import LearningRate
-from diffff.train.topologies import FittedXml, SumOfParts
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from diffff.model_input import Deep, with_weights
 from diffff.spec import Spec, Variants
 from diffff.train.config_data import systems_in, with_found_systems
 from diffff.train.optim import INSTEAD_OF_MUON, LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, Muon, RMSprop
+from diffff.train.parts import FittedXml, FrozenSum
 from diffff.train.schedule import LearningRate
-from diffff.train.topologies import FittedXml, FrozenSum
 
 FileName = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

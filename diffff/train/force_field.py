@@ -125,15 +125,9 @@ class ForceFieldPart:
             InputError: see `diffff.fit.plausible`.
         """
         frames, structure = sampled(system.n_frames), self.models.structure(system.name)
-        some = replace(
-            system,
-            positions=system.positions[frames],
-            boxes=None if system.boxes is None else system.boxes[frames],
-            labels={name: values[frames] for name, values in system.labels.items() if name in _LABELS},
-        )
         # the size of the labels is that of the physics, whatever the weight
         potential, params = replace(self.models.bound(structure).potential, weights=()), self.field.params()
-        frames_of_fit = fit_system(some, structure.topology, self.type_map, potential, params)
+        frames_of_fit = fit_system(system.take(frames, _LABELS), structure.topology, self.type_map, potential, params)
         wanted = [name for name in _LABELS if name in targets]
         require_plausible(frames_of_fit, params, structure.topology, assumed, wanted, whole=False)
 

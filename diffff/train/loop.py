@@ -35,7 +35,7 @@ from diffff.train.lcurve import LearningCurve
 from diffff.train.memory import bytes_of
 from diffff.train.moved_rows import MovedRows
 from diffff.train.optim import build, state_from_arrays, state_to_arrays
-from diffff.train.outputs import parity_of_sum, without_rows
+from diffff.train.outputs import last_checkpoint, parity_of_sum, without_rows
 from diffff.train.progress import Progress
 from diffff.train.restart import device_changes, input_changes
 from diffff.train.room import require_room_for_errors, require_room_for_steps
@@ -304,7 +304,7 @@ class Run:
         if given.is_sum and problem.moved is None:
             found = parities(problem, self._weights()["last"], basis)  # of which all ranks compute parts
             if devices.writes:
-                write_parity(parity_of_sum(training), found)
+                write_parity(parity_of_sum(last_checkpoint(training.save_dir, training.save_ckpt)), found)
         return path
 
     # ------------------------------------------------------------------ pieces

@@ -56,21 +56,26 @@ def outputs_of_training(given: Input, field: ForceField | None, output: Path) ->
         output: the completed input.
     """
     training, validating = given.training, given.validating
-    checkpoints = Path(training.save_dir or ".") / training.save_ckpt
+    checkpoint = last_checkpoint(training.save_dir, training.save_ckpt)
     folder = Path(training.xml_dir)
-    parity = [parity_of_sum(training)] if given.is_sum and field is None else []
+    parity = [parity_of_sum(checkpoint)] if given.is_sum and field is None else []
     return {
         "--output": [output],
         "training.disp_file": [Path(training.disp_file)],
         "validating.full_val_file": [Path(validating.full_val_file)] if validating.is_on else [],
-        "training.save_ckpt": [Path(f"{checkpoints}{SUFFIX}"), checkpoints.parent / "checkpoint", *parity],
+        "training.save_ckpt": [checkpoint, checkpoint.parent / "checkpoint", *parity],
         "training.xml_dir": [] if field is None else [*field.places_in(folder), folder / ROWS, folder / PARITY],
     }
 
 
-def parity_of_sum(training: Training) -> Path:
-    """The file, beside the checkpoints, of what a sum says at the end whose other parts stay as they are."""
-    return Path(training.save_dir or ".") / f"{training.save_ckpt}.parity{SUFFIX}"
+def last_checkpoint(save_dir: str | None, save_ckpt: str) -> Path:
+    """The name under which the last checkpoint of a training is found, from these two of its keys."""
+    return Path(save_dir or ".") / f"{save_ckpt}{SUFFIX}"
+
+
+def parity_of_sum(checkpoint: Path) -> Path:
+    """The file, beside the last checkpoint, of what a sum says at the end whose other parts stay as they are."""
+    return checkpoint.with_suffix(f".parity{SUFFIX}")
 
 
 def check_outputs(outputs: Outputs, inputs: Inputs) -> None:
@@ -104,7 +109,7 @@ def without_rows(training: Training) -> None:
     """The same of what an earlier training of a sum has left."""
     for name in (ROWS, PARITY):
         discard(Path(training.xml_dir) / name)
-    discard(parity_of_sum(training))
+    discard(parity_of_sum(last_checkpoint(training.save_dir, training.save_ckpt)))
 
 
 def _is_data(file: Path, inputs: Inputs) -> bool:

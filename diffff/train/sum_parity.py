@@ -15,8 +15,8 @@ UNITS = {"energy": "eV", "force": "eV/Å", "virial": "eV"}
 def parities(problem: Problem, params: Params, basis: SplineBasis | None) -> list[Parity]:
     """Each target of each system, before and after the training; energies relative to their mean over its frames.
 
-    As many frames of each are looked at as for the table at the end. Sigmas are the root mean square errors of the sum
-    over the training frames. Forces are left out for systems whose frames differ in their atoms.
+    Of training and validation data `SUMMARY_FRAMES` frames each are looked at. Sigmas are the root mean square errors
+    of the sum over those of training. Forces are left out for systems whose frames differ in their atoms.
 
     Args:
         problem: what was trained on what, in a sum.

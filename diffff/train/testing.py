@@ -21,15 +21,15 @@ from diffff.input_file import load
 from diffff.model import Model
 from diffff.model_input import with_weights
 from diffff.spec import Spec, Variants
-from diffff.train.baseline import FrozenDeep
+from diffff.train.baseline import FrozenDeep, inputs_of
 from diffff.train.checkpoint import load_model_of
 from diffff.train.config import read_input
 from diffff.train.details import DetailFiles
 from diffff.train.evaluate import CHUNK_ATOMS, Array, Errors, Ints, compare, evaluate
 from diffff.train.fit_config import read_fit_input
 from diffff.train.force_field import ForceFieldPart
+from diffff.train.parts import UNTRAINED, FittedXml, FrozenSum
 from diffff.train.start import has_network
-from diffff.train.topologies import UNTRAINED, FittedXml, FrozenSum
 from diffff.train.topology_models import TopologyModels
 
 _LABELS = ("energy", "force", "virial")
@@ -136,8 +136,7 @@ class _Network:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        fitting = self.model.spec.fitting_net
-        return {key: getattr(fitting, key) for key in ("numb_fparam", "default_fparam", "numb_aparam")}
+        return inputs_of(self.model.spec)
 
     @property
     def is_absolute(self) -> bool:
@@ -167,17 +166,8 @@ class _Sum:
         n, n_slots = len(frames), len(system.types)
         nothing = {"energy": np.zeros(n), "force": np.zeros((n, n_slots, 3)), "virial": np.zeros((n, 3, 3))}
         nothing |= {"atom_ener": np.zeros((n, n_slots))} if atomic else {}
-        given = {name: system.labels[name][frames] for name in ("fparam", "aparam") if name in system.labels}
-        some = replace(
-            system,
-            positions=system.positions[frames],
-            boxes=None if system.boxes is None else system.boxes[frames],
-            real=None if system.real is None else system.real[frames],
-            order=system.order if system.real is None else system.order[frames],
-            labels=nothing | given,
-            set_sizes=(n,),
-        )
-        left = self.frozen.without(some, self.type_map)
+        some = system.take(frames, ("fparam", "aparam"))
+        left = self.frozen.without(replace(some, labels=some.labels | nothing), self.type_map)
         left = left if self.field is None else self.field.without(left)
         return {name: -left.labels[name] for name in nothing}
 

@@ -13,7 +13,8 @@ from diffff.input_file import resolve
 from diffff.model_input import Bound, Deep, total_of
 from diffff.potentials.base import Potential
 from diffff.structure import Structure
-from diffff.train.topologies import FittedXml, Topologies
+from diffff.train.parts import FittedXml
+from diffff.train.topologies import Topologies
 
 
 class TopologyModels:

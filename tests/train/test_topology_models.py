@@ -12,7 +12,7 @@ from diffff.model_input import Deep
 from diffff.spec import validate
 from diffff.train.fit_config import FitData, FitInput
 from diffff.train.fit_setup import _frames
-from diffff.train.topologies import FittedXml
+from diffff.train.parts import FittedXml
 from diffff.train.topology_models import TopologyModels
 from tests.md.systems import MODEL, SPRING
 from tests.train.made_fit import fit_input, write_molecule
